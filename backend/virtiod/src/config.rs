@@ -186,9 +186,14 @@ impl Config {
 
     /// The bridges that the file has for network devices, of all and of specific ones.
     pub fn bridges(&self) -> impl Iterator<Item = Bridge> {
-        let all = self.default.net.under(NetworkSettings::default()).bridge;
+        // To a script the key names something else.
+        let of = |own: NetworkSettings| {
+            let settings = self.default.net.under(own);
+            settings.bridge.filter(|_| settings.script.is_none())
+        };
         let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
-        all.into_iter().chain(devices.filter_map(|device| device.net.bridge.clone()))
+        let own = devices.map(|device| device.net.clone());
+        [NetworkSettings::default()].into_iter().chain(own).filter_map(of)
     }
 
     /// Whether the file has settings for specific domains.

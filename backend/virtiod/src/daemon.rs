@@ -10,6 +10,7 @@ pub mod descriptor_store;
 mod device_service;
 pub mod guest_processes;
 mod image_service;
+mod interface_script;
 mod interface_service;
 mod kept;
 pub mod launch;

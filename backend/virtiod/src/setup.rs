@@ -22,6 +22,7 @@ use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::listener::{ListenError, SocketDirectory, Sockets};
 use crate::stats::DeviceStats;
 use crate::tap::network::{InterfaceRequest, Network, NetworkError};
+use crate::tap::script::Script;
 use xen::{StoreError, XenStore};
 
 /// The device classes of virtio devices in XenStore.
@@ -116,6 +117,21 @@ pub fn interface_of<S: XenStore>(
         }
         _ => Err(DeviceError::Unsupported("network".to_owned())),
     }
+}
+
+/// Publishes what the script of the network device at `path` looks for in XenStore, and returns it:
+/// names and values.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn publish_for_script<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+    script: &Script,
+) -> Result<Vec<(&'static str, String)>, DeviceError> {
+    let settings = settings(keys, path, config, DeviceId::Network)?.net;
+    network::publish_for_script(keys, path, &settings, script)
 }
 
 /// The sockets of a device.

@@ -1,13 +1,16 @@
 //! The host's network.
 //!
 //! [`network`] attaches a guest's interface to a bridge. [`interface`] creates TAP interfaces and
-//! moves packets, [`netlink`] reads and changes interfaces, [`name`] checks their names.
+//! moves packets, [`netlink`] reads and changes interfaces, [`name`] checks their names, [`alias`]
+//! says whose they are, and [`script`] names the administrator's scripts that attach them.
 
+pub mod alias;
 mod interface;
 #[allow(unsafe_code, reason = "ioctls that no library has")]
 mod ioctl;
 pub mod name;
 mod netlink;
 pub mod network;
+pub mod script;
 
 pub use self::ioctl::IOCTLS;

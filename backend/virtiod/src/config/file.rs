@@ -230,6 +230,9 @@ mod tests {
         assert_eq!((second.bridge, second.queues), (Some(Bridge::Alone), other.queues));
         assert_eq!(second.tap.unwrap().as_str(), "router-inside");
         assert_eq!(second.mac.unwrap().to_string(), "00:16:3e:11:22:33");
+        let mail = net(Some("mail"), 0);
+        assert_eq!(mail.script.unwrap().to_string(), "/etc/xen/scripts/vif-route");
+        assert_eq!(mail.gateway.unwrap().as_str(), "eth0");
     }
 
     #[test]

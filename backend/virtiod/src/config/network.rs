@@ -8,6 +8,7 @@ use super::RateLimit;
 use crate::device::net::{MacAddress, QueuePairs};
 use crate::tap::name::InterfaceName;
 use crate::tap::network::Bridge;
+use crate::tap::script::ScriptPath;
 
 /// Settings of one network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -15,6 +16,10 @@ use crate::tap::network::Bridge;
 pub struct NetworkSettings {
     /// The bridge to attach the interface to.
     pub bridge: Option<Bridge>,
+    /// The script that attaches it, in place of the daemon.
+    pub script: Option<ScriptPath>,
+    /// The interface whose address the script uses.
+    pub gateway: Option<InterfaceName>,
     /// The guest's MAC address.
     pub mac: Option<MacAddress>,
     /// Number of queue pairs.
@@ -36,6 +41,8 @@ pub struct NetworkSettings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct NetworkDefaults {
     bridge: Option<Bridge>,
+    script: Option<ScriptPath>,
+    gateway: Option<InterfaceName>,
     queues: Option<QueuePairs>,
     rate_to_guest: Option<RateLimit>,
     rate_from_guest: Option<RateLimit>,
@@ -47,6 +54,8 @@ impl NetworkDefaults {
     pub(super) fn under(&self, own: NetworkSettings) -> NetworkSettings {
         NetworkSettings {
             bridge: own.bridge.or_else(|| self.bridge.clone()),
+            script: own.script.or_else(|| self.script.clone()),
+            gateway: own.gateway.or_else(|| self.gateway.clone()),
             queues: own.queues.or(self.queues),
             rate_to_guest: own.rate_to_guest.or(self.rate_to_guest),
             rate_from_guest: own.rate_from_guest.or(self.rate_from_guest),

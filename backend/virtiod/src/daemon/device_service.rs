@@ -14,6 +14,7 @@ use tracing::Level;
 use uring::waiting::wait_by_poll;
 
 use super::image_service::{Answer, ImageService, KeptClaims};
+use super::interface_script::LatestServices;
 use super::interface_service::InterfaceService;
 use super::own_keys::{OwnKeys, Permit};
 use super::runner::{SharedHost, StartError};
@@ -24,14 +25,20 @@ use crate::bus::keys::Remover;
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::AwaitedFd;
+use crate::excerpt::{excerpt, one_line};
 use crate::process::device_thread::OpenedHook;
 use crate::process::message::{RecordRequest, Reply, Request, StoreRequest};
 use crate::process::message_socket::{MessageError, MessageSocket};
 use crate::record::Records;
-use crate::setup;
+use crate::setup::{self, DeviceError};
 use crate::stats::DeviceStats;
+use crate::tap::network::{Attachment, NetworkError};
+use crate::tap::script::ScriptError;
 use crate::wakeup::WakeUp;
 use xen::{StoreError, Xen, XenStore};
+
+/// The key in which Xen's scripts say why they failed.
+const HOTPLUG_ERROR: &str = "hotplug-error";
 
 /// A device in its guest's process.
 pub(super) struct ServedDevice {
@@ -61,6 +68,8 @@ pub(super) struct HostServices {
     pub(super) terminals: KeptTerminals,
     /// The sockets that devices listen on.
     pub(super) sockets: KeptSockets,
+    /// The services of devices whose interfaces have scripts.
+    pub(super) scripts: LatestServices,
 }
 
 /// A process whose devices the supervisor can give up.
@@ -100,10 +109,10 @@ impl<X: Xen> DeviceService<X> {
     pub(super) fn start(xen: X, device: ServedDevice) -> Result<(), StartError> {
         let name = format!("{}-{}", device.path.guest.0, device.path.number);
         let own = OwnKeys::new(&device.path);
-        let HostServices { shared, kept, sockets, .. } = &device.host;
+        let HostServices { shared, kept, sockets, scripts, .. } = &device.host;
         let images = ImageService::new(&device.path, kept.clone(), shared.sizes.clone());
         let sockets = SocketService::new(&device.path, sockets.clone());
-        let interface = InterfaceService::new(Arc::clone(&shared.network));
+        let interface = InterfaceService::new(Arc::clone(&shared.network), scripts.clone());
         let mut service = Self { xen, device, keys: None, own, images, interface, sockets };
         let body = move || {
             let mut given_up = GivenUp(Some(Arc::clone(&service.device.process)));
@@ -115,6 +124,7 @@ impl<X: Xen> DeviceService<X> {
                 }
             }
             service.images.leave();
+            service.interface.end();
         };
         thread::Builder::new().name(name).spawn(body).map(drop).map_err(StartError::Thread)
     }
@@ -165,10 +175,8 @@ impl<X: Xen> DeviceService<X> {
             (Request::LinkState, _) => (self.interface.state(), Vec::new()),
             (Request::Connect { port }, _) => descriptor(self.sockets.connect(port).map(Some)),
             (Request::AttachInterface, Some(keys)) => {
-                match setup::interface_of(keys, path, config) {
-                    Ok(request) => self.interface.attach(request),
-                    Err(error) => failed(&error),
-                }
+                let attached = attach(&mut self.interface, keys, path, config);
+                attached.unwrap_or_else(|error| failed(&error))
             }
             (Request::Listen { path: socket }, Some(keys)) => {
                 match setup::sockets_of(keys, path, config) {
@@ -246,6 +254,29 @@ impl<X: Xen> DeviceService<X> {
             None
         }))
     }
+}
+
+/// Attaches the interface of a network device.
+fn attach<S: XenStore>(
+    interface: &mut InterfaceService,
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+) -> Result<Answer, DeviceError> {
+    let request = setup::interface_of(keys, path, config)?;
+    let variables = match &request.attachment {
+        Attachment::Bridge(_) => Vec::new(),
+        Attachment::Script(script) => setup::publish_for_script(keys, path, config, script)?,
+    };
+    interface.attach(path, request, variables).map_err(|error| match error {
+        NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
+            // Its own words, which none but it writes.
+            let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();
+            let said = said.map(|text| one_line(&excerpt(&text)));
+            NetworkError::Script(ScriptError::Failed { script, status, said }).into()
+        }
+        error => error.into(),
+    })
 }
 
 /// A service that cannot go on.

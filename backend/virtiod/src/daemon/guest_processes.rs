@@ -16,6 +16,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use super::descriptor_store::StoredDescriptors;
 use super::device_service::{DeviceService, HangUp, HostServices, ServedDevice};
 use super::image_service::KeptClaims;
+use super::interface_script::LatestServices;
 use super::launch::Launch;
 use super::registry::Registry;
 use super::reload::{self, Reloaded, Replaced};
@@ -108,7 +109,8 @@ impl<X: Xen> GuestProcesses<X> {
         let sockets = KeptSockets::restore(&mut stored);
         stored.forget_rest();
         let kept = KeptClaims::default();
-        let host = HostServices { shared, kept, terminals, sockets };
+        let scripts = LatestServices::default();
+        let host = HostServices { shared, kept, terminals, sockets, scripts };
         let (all, configs) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self {
             xen,

@@ -1,22 +1,35 @@
-//! The interface of a network device in its guest's process: attaches it to the host's network, and
-//! tells of changes of its link.
+//! The interface of a network device in its guest's process: attaches it to the host's network, or
+//! has a script do that, and tells of changes of its link.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::device_service::failed;
+use uring::waiting::wait_by_poll;
+
 use super::image_service::Answer;
+use super::interface_script::{InterfaceScript, LatestServices, Turn};
+use crate::bus::DevicePath;
+use crate::device::AwaitedFd;
 use crate::device::net::interface::LinkState;
 use crate::process::message::Reply;
 use crate::tap::name::InterfaceName;
-use crate::tap::network::{Exported, InterfaceRequest, LinkMonitor, Network};
+use crate::tap::network::{
+    Attachment, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
+};
 use crate::wakeup::WakeUp;
+
+/// Maximum time for which an interface is awaited to go, when the process that had it is gone or
+/// has given it up. One that stays is for another process.
+const GONE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The interface of one device.
 pub(super) struct InterfaceService {
     network: Arc<dyn Network>,
     attached: Option<Attached>,
+    /// The interface's script, and the turn of this service.
+    script: Option<(InterfaceScript, Turn)>,
+    services: LatestServices,
 }
 
 struct Attached {
@@ -28,28 +41,80 @@ struct Attached {
 
 impl InterfaceService {
     /// Without an interface.
-    pub(super) fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, attached: None }
+    pub(super) fn new(network: Arc<dyn Network>, services: LatestServices) -> Self {
+        Self { network, attached: None, script: None, services }
     }
 
-    /// Attaches the interface.
-    pub(super) fn attach(&mut self, request: InterfaceRequest) -> Answer {
-        let Exported { mut queues, mtu, bridge, mut link } =
-            match self.network.attach_for_process(request) {
-                Ok(exported) => exported,
-                Err(error) => return failed(&error),
-            };
-        let mut begin = || -> io::Result<_> {
-            Ok((WakeUp::pair()?, link.take_change()?.unwrap_or(LinkState::Down)))
+    /// Attaches the interface of the device at `path`, or has its script do it, with these
+    /// variables.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub(super) fn attach(
+        &mut self,
+        path: &DevicePath,
+        request: InterfaceRequest,
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<Answer, NetworkError> {
+        let name = request.name.clone();
+        let failed = |source| NetworkError::SetUp { name: name.clone(), source };
+        let wanted = match &request.attachment {
+            Attachment::Bridge(_) => None,
+            Attachment::Script(script) => Some(script.path.clone()),
         };
-        let ((changed, theirs), state) = match begin() {
-            Ok(begun) => begun,
-            Err(error) => return failed(&error),
-        };
+        let exported = self.network.attach_for_process(request)?;
+        let Exported { mut queues, mut mtu, bridge, mut link, left } = exported;
+        let is_new = left.is_none();
+        // That of one that was left may have been another one.
+        let script = left.map_or(wanted, |alias| alias.script);
+        self.script = script.map(|script| {
+            let turn = self.services.begin(&path.record_name());
+            (InterfaceScript::new(script, &name, path, variables), turn)
+        });
+        if let Some((script, turn)) = self.script.as_ref().filter(|_| is_new) {
+            self.services.run(turn, || script.attach()).transpose()?;
+            let now = self.network.mtu_of(&name, &path.record_name()).map_err(failed)?;
+            mtu = now.unwrap_or(mtu);
+        }
+        let (changed, theirs) = WakeUp::pair().map_err(failed)?;
+        let state = link.take_change().map_err(failed)?.unwrap_or(LinkState::Down);
         queues.push(theirs);
         self.attached = Some(Attached { link, state, changed });
         let bridge = bridge.as_ref().map(InterfaceName::to_string);
-        (Reply::Attached { mtu, bridge }, queues)
+        Ok((Reply::Attached { mtu, bridge }, queues))
+    }
+
+    /// Has the script take back what it did, if the interface is gone.
+    pub(super) fn end(&mut self) {
+        let Some((script, turn)) = self.script.take() else { return };
+        if self.is_gone(&script, &turn) {
+            self.services.run(&turn, || script.take_back());
+        }
+        self.services.end(&turn);
+    }
+
+    /// Waits until the interface is gone, or is another service's.
+    fn is_gone(&mut self, script: &InterfaceScript, turn: &Turn) -> bool {
+        let end = Instant::now() + GONE_LIMIT;
+        while self.services.has(turn) {
+            match self.network.mtu_of(&script.interface, &script.device) {
+                Ok(None) => return true,
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for {}", script.interface);
+                    return false;
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(attached) = self.attached.as_mut().filter(|_| !left.is_zero()) else { break };
+            let mut fds = [AwaitedFd::readable(attached.link.changes())];
+            let waited = wait_by_poll(&mut fds, left);
+            if waited.and_then(|()| attached.link.take_change()).is_err() {
+                // It cannot tell any more.
+                self.attached = None;
+            }
+        }
+        false
     }
 
     /// A descriptor that is readable when the link may have changed.

@@ -22,6 +22,7 @@ use tracing::Level;
 
 use self::changes::{Change, changes};
 use self::retries::Retries;
+use super::interface_script;
 use super::reload::Reloads;
 use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
@@ -483,8 +484,11 @@ impl<X: Domain> Server<X> {
     /// gone.
     fn forget_left(&mut self) {
         let there: BTreeSet<_> = self.known.iter().map(DevicePath::record_name).collect();
-        if let Err(error) = self.network.remove_left(&there) {
-            tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
+        match self.network.remove_left(&there) {
+            Ok(removed) => interface_script::take_back(&removed),
+            Err(error) => {
+                tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
+            }
         }
         self.runner.forget_others(&there);
         let Some(records) = &self.records else { return };

@@ -1,6 +1,7 @@
 //! Opens a network device. Publishes `tap`, `mac` and, if its interface is a bridge's port,
 //! `bridge` in the backend's directory.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::DeviceError;
@@ -9,7 +10,8 @@ use crate::config::NetworkSettings;
 use crate::device::net::{AddressLock, MacAddress, Net, NetLimits};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
-use crate::tap::network::{InterfaceRequest, Network, NetworkError};
+use crate::tap::network::{Attachment, Bridge, InterfaceRequest, Network, NetworkError};
+use crate::tap::script::Script;
 use xen::XenStore;
 
 /// The key of a device's MAC address in the backend's directory and in its notes.
@@ -26,8 +28,50 @@ pub(super) fn interface(
     let usual_name = || InterfaceName::of_device(path.guest, path.number);
     let name = settings.tap.clone().map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
     let bridge = settings.bridge.clone().unwrap_or_default();
+    let attachment = match settings.script.clone() {
+        None => Attachment::Bridge(bridge),
+        Some(path) => {
+            let bridge = match bridge {
+                Bridge::Named(bridge) => Some(bridge),
+                Bridge::Usual | Bridge::Alone => None,
+            };
+            Attachment::Script(Script { path, bridge, gateway: settings.gateway.clone() })
+        }
+    };
     let pairs = settings.queues.unwrap_or_default();
-    Ok(InterfaceRequest { name, bridge, pairs, device: path.record_name() })
+    Ok(InterfaceRequest { name, attachment, pairs, device: path.record_name() })
+}
+
+/// Publishes what the script of an interface looks for in XenStore, as libxl does for a vif, and
+/// returns it.
+///
+/// # Errors
+/// [`DeviceError`].
+pub(super) fn publish_for_script<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    settings: &NetworkSettings,
+    script: &Script,
+) -> Result<Vec<(&'static str, String)>, DeviceError> {
+    let mac = match settings.mac {
+        Some(mac) => Some(mac),
+        None => keys.guest_uuid()?.map(|uuid| MacAddress::of_device(&uuid, path.number)),
+    };
+    let addresses = settings.lock_addresses.iter().flatten().map(IpAddr::to_string);
+    let addresses = addresses.collect::<Vec<_>>().join(" ");
+    let values = [
+        ("script", Some(script.path.to_string())),
+        (MAC_NOTE, mac.map(|mac| mac.to_string())),
+        ("bridge", script.bridge.as_ref().map(InterfaceName::to_string)),
+        ("ip", Some(addresses).filter(|addresses| !addresses.is_empty())),
+    ];
+    let given = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let mut given: Vec<_> = given.collect();
+    for (key, value) in &given {
+        keys.publish(key, value)?;
+    }
+    given.extend(script.gateway.iter().map(|gateway| ("netdev", gateway.to_string())));
+    Ok(given)
 }
 
 pub(super) fn open<S: XenStore>(

@@ -1,7 +1,9 @@
 //! Tests of devices in processes of their guests, which die, hang and lie.
 
+use std::fs::Permissions;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -595,6 +597,99 @@ fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
     assert_eq!(ask(&vsock, record(RecordRequest::Open)), Reply::Answer(false), "another's");
     assert_eq!(ask(&net, record(RecordRequest::Remove)), Reply::Done);
     assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(false));
+}
+
+/// A script that notes each of its runs in a file beside it, and exits with this status.
+fn script(status: i32) -> (TempDir, String) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("vif-test");
+    let text = format!(
+        "#!/bin/sh\necho $* $vif $XENBUS_PATH $mac $bridge $ip $netdev >>{}\nexit {status}\n",
+        directory.path().join("runs").display(),
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    let path = path.display().to_string();
+    (directory, path)
+}
+
+/// Waits until a script has noted so many runs.
+fn wait_for_runs(script: &TempDir, count: usize) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let runs = std::fs::read_to_string(script.path().join("runs")).unwrap_or_default();
+        if runs.lines().count() >= count && runs.ends_with('\n') {
+            return runs.lines().map(str::to_owned).collect();
+        }
+        assert!(Instant::now() < end, "waited 10 s for run {count} of a script: {runs}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A guest's network device with a script, which its process may open.
+fn with_script(path: &str) -> (Liar, DevicePath) {
+    let liar = Liar::new();
+    liar.configure(&format!(
+        "[domain.own.virtio.0.net]\nscript = {path:?}\nbridge = \"ovs.7\"\ngateway = \"up\"\n\
+         mac = \"00:16:3e:00:00:05\"\nlock-addresses = [\"192.0.2.5\", \"2001:db8::5\"]\n",
+    ));
+    liar.hypervisor.store_write("/local/domain/1/name", "own");
+    liar.hypervisor.store_write("/local/domain/0/backend/virtio/1/0/type", "virtio,device1");
+    (liar, DevicePath { class: "virtio".to_owned(), guest: DomId(1), number: 0 })
+}
+
+#[test]
+fn script_attaches_an_interface_and_takes_it_back_when_the_interface_is_gone() {
+    let (runs, path) = script(0);
+    let (mut liar, device) = with_script(&path);
+    for life in 0..2 {
+        let (control, socket) = liar.start_at(&device);
+        assert_eq!(ask(&socket, Request::OpenStore), Reply::Done);
+        let attached = Reply::Attached { mtu: 1500, bridge: None };
+        assert_eq!(ask(&socket, Request::AttachInterface), attached, "life {life}");
+        if life == 1 {
+            assert!(liar.network.pull_out("virtio1.0"));
+        }
+        drop((control, socket));
+        liar.ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    let rest = "type_if=vif virtio1.0 backend/virtio/1/0 00:16:3e:00:00:05 ovs.7 192.0.2.5 \
+                2001:db8::5 up";
+    let expected = [format!("online {rest}"), format!("offline {rest}")];
+    assert_eq!(wait_for_runs(&runs, 2), expected, "the second process found it attached");
+    let published = |key| {
+        let key = format!("/local/domain/0/backend/virtio/1/0/{key}");
+        liar.hypervisor.store_read(&key)
+    };
+    assert_eq!(published("script"), Some(path));
+    assert_eq!(published("bridge").as_deref(), Some("ovs.7"));
+    assert_eq!(published("ip").as_deref(), Some("192.0.2.5 2001:db8::5"));
+    assert_eq!(published("mac").as_deref(), Some("00:16:3e:00:00:05"));
+    assert_eq!(published("netdev"), None);
+}
+
+#[test]
+fn device_whose_script_fails_has_the_scripts_words() {
+    let (runs, path) = script(3);
+    let (mut liar, device) = with_script(&path);
+    let said = "/local/domain/0/backend/virtio/1/0/hotplug-error";
+    liar.hypervisor.store_write(said, "no\nswitch");
+    let (_control, socket) = liar.start_at(&device);
+    assert_eq!(ask(&socket, Request::OpenStore), Reply::Done);
+    let Reply::Failed { reason, .. } = ask(&socket, Request::AttachInterface) else {
+        panic!("it was attached");
+    };
+    let expected = format!("the script {path} failed, exit status: 3: no\\nswitch");
+    assert_eq!(reason, expected);
+    let actions = wait_for_runs(&runs, 2);
+    assert!(actions[0].starts_with("online ") && actions[1].starts_with("offline "), "{actions:?}");
+
+    std::fs::remove_file(&path).unwrap();
+    assert!(liar.network.pull_out("virtio1.0"));
+    let Reply::Failed { reason, .. } = ask(&socket, Request::AttachInterface) else {
+        panic!("it was attached");
+    };
+    assert!(reason.starts_with(&format!("cannot start the script {path}: No such")), "{reason}");
 }
 
 #[test]
