@@ -25,7 +25,7 @@ start_loaded_guest() {
     start_example "blk-$GUEST" "$guest" "$PWD/initrd" "s|^memory = .*|memory = 256|" \
         "s|^disk = .*|disk = [$disks]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" \
         "$@" || fail "xl could not create the guest"
-    wait_console "$guest" 90 'lab: round 1'
+    wait_console "$guest" 240 'lab: round 1'
 }
 
 # received DOMID: prints the bytes that came from the guest by its present interface.
