@@ -453,8 +453,13 @@ static int xvm_bus_open_channel(struct xvm_device *xvm)
 
 	ret = xvm_bus_take_port(xvm);
 	if (ret) {
-		xenbus_dev_fatal(xvm->xdev, ret,
-				 "no event channel is free for messages");
+		if (ret == -EPERM)
+			xenbus_dev_fatal(xvm->xdev, ret,
+					 "Xen's security policy forbids event channels to domain %d (XSM SILO, the default on Arm: boot Xen with xsm=dummy)",
+					 xvm->xdev->otherend_id);
+		else
+			xenbus_dev_fatal(xvm->xdev, ret,
+					 "no event channel is free for messages");
 		return ret;
 	}
 	ret = bind_evtchn_to_irqhandler_lateeoi(bus->port, xvm_bus_interrupt, 0,

@@ -620,6 +620,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	xvm_bus_init(xvm, xvm_queue_used);
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
+	xvm_stray_remove(xvm);
 	xvm_reconnect_enter(xvm, xvm_workqueue);
 	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);

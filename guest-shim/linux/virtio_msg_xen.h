@@ -226,6 +226,9 @@ struct gendisk *xvm_disk_find(struct xvm_device *xvm);
 /* interface.c */
 void xvm_interface_stop(struct xvm_device *xvm);
 
+/* stray.c */
+void xvm_stray_remove(struct xvm_device *xvm);
+
 /* detach.c */
 bool xvm_detach_concerns(const char *key);
 bool xvm_detach_allowed(struct xvm_device *xvm);
