@@ -215,7 +215,7 @@ fn wrong_direction_and_huge_buffers_are_faults() {
     let cases: [(usize, usize, bool, &str); 3] = [
         (RECEIVE, 16, false, "receive queue"),
         (TRANSMIT, 16, true, "transmit queue"),
-        (TRANSMIT, (64 << 10) + 1, false, "64 KiB"),
+        (TRANSMIT, (1 << 20) + 1, false, "1 MiB"),
     ];
     for (queue, length, writable, word) in cases {
         let (host, ends, mut driver) = console();

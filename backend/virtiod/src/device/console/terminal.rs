@@ -15,8 +15,9 @@ use super::{ConsoleError, RECEIVE, TRANSMIT};
 use crate::device::{DeviceMemory, Fault, QueueContext, Source, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// Maximum number of bytes of one request. Linux prints a page at once, and user space 64 KiB.
-pub(super) const MAX_REQUEST_BYTES: u64 = 64 << 10;
+/// Maximum number of bytes of one request. Linux prints a page at once, and 16 pages that a program
+/// splices: of 64 KiB where the guest has such pages.
+pub(super) const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
 /// The console's terminal, with input and output on their way.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ pub fn take_output<M: DeviceMemory>(
     }
     let length = request.readable().length();
     if length > MAX_REQUEST_BYTES {
-        return Err(wrong(request, "more than 64 KiB to print at once"));
+        return Err(wrong(request, "more than 1 MiB to print at once"));
     }
     let mut bytes = vec![0; length as usize];
     request.readable().copy_to(memory, &mut bytes)?;
