@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::Parser;
 use command_line::{CommandLine, Operation};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use protocol::grant::PAGE_SIZE;
 use xen::{Causes, DevXen, DomId, GuestXen};
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, Control, ControlError, ControlSocket};
@@ -60,6 +61,11 @@ enum MainError {
     Signals(#[source] std::io::Error),
     #[error("cannot open a file descriptor")]
     Descriptor(#[source] std::io::Error),
+    #[error(
+        "this kernel has pages of {0} bytes, and maps grants one by one: boot one with pages of \
+         {PAGE_SIZE} bytes (on Debian linux-image-arm64, not linux-image-arm64-16k)"
+    )]
+    PageSize(usize),
     #[error("cannot reach the guest's grants")]
     Xen(#[source] std::io::Error),
     #[error(transparent)]
@@ -140,6 +146,10 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let config = ConfigFile::new(command_line.config.clone());
     // The daemon reads the file again for each device; an error now ends it at once.
     config.load()?;
+    let page_size = rustix::param::page_size();
+    if page_size as u64 != PAGE_SIZE {
+        return Err(MainError::PageSize(page_size));
+    }
     let _sole = DaemonLock::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(DevXen);

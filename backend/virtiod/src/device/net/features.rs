@@ -123,6 +123,13 @@ mod tests {
     }
 
     #[test]
+    fn offered_features_have_names() {
+        let pairs = QueuePairs::try_from(2).unwrap();
+        let names = crate::features::names(offered(pairs), crate::device::DeviceId::Network);
+        assert!(names.iter().all(|name| name.starts_with("VIRTIO_NET_F_")), "{names:?}");
+    }
+
+    #[test]
     fn driver_turns_negotiated_offloads_off_and_on() {
         let features = bits(&[VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MAC]);
         let left = |on: &[u32]| {
