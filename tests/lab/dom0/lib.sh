@@ -184,8 +184,9 @@ start_guest() {
 # wait_gone DOMID LIMIT: waits until the hypervisor has removed the domain. Xen keeps a domain as
 # long as another domain has a page of it mapped.
 wait_gone() {
+    # With a look each second beside the event: on Arm one was lost twice.
     wait_for "domain $1 to be gone" "$2" "! xl list $1 >/dev/null 2>&1" \
-        xenstore-watch @releaseDomain
+        sh -c 'xenstore-watch @releaseDomain & while sleep 1; do echo; done'
 }
 
 # wait_console NAME LIMIT WORDS: waits until the guest prints a line that contains WORDS.

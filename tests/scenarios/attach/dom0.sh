@@ -30,7 +30,7 @@ guest() {
     lines=$((lines + 1))
     tell_guest "$domid" "$lines $*"
     wait_console "$name" 60 "lab: line $lines status"
-    tr -d '\r' <"$consoles/guest-$name.log" | grep -q "^lab: line $lines status 0\.\$" || fail "the guest: $*"
+    tr -d '\r' <"$consoles/guest-$name.log" | grep -q "^lab: line $lines status 0\." || fail "the guest: $*"
 }
 
 # says TEXT COMMAND…: runs a command that succeeds, and fails unless it prints the text.
