@@ -6,11 +6,16 @@ mod hardware;
 mod machine;
 mod port;
 
+use crate::debian::Arch;
+
 pub(crate) use event::Event;
 pub(crate) use hardware::{Init, MachineKind};
 pub(crate) use machine::{Machine, Setup, Terminal};
 
-/// Returns one line that says whether QEMU uses KVM or emulation, and why.
-pub(crate) fn accel_line() -> &'static str {
-    accel::Accel::detect().1
+/// Returns one line that says whether QEMU uses KVM or emulation for machines of `arch`, and why.
+pub(crate) fn accel_line(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => accel::Accel::detect().1,
+        Arch::Aarch64 => "QEMU emulates a processor of Arm's (TCG)",
+    }
 }

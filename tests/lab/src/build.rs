@@ -1,5 +1,6 @@
 //! Builds the project's programs, modules and archives into `target/lab`.
 
+mod compiler;
 #[cfg(test)]
 mod guest_doctor;
 mod guest_system;
@@ -18,6 +19,7 @@ use crate::cpio::Cpio;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
+pub(crate) use compiler::Compiler;
 pub(crate) use guest_system::{StorageTools, guest_system};
 pub(crate) use guests::{GuestFiles, Guests, build as guests, for_kernel as guest};
 pub(crate) use module::{MOUNT_POINTS, build_core as module_core};

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::debian::Arch;
+
 /// The lab's three directories: sources, build products and the cache of fetched packages.
 pub(crate) struct Dirs {
     /// The workspace's root. The lab writes to the sources only on request: `bench --record` and
@@ -23,13 +25,21 @@ impl Dirs {
     /// # Errors
     /// Neither `XDG_CACHE_HOME` nor `HOME` is set, or a directory cannot be created.
     pub(crate) fn find() -> Result<Dirs> {
+        Dirs::for_arch(Arch::default())
+    }
+
+    /// Does the same as [`Dirs::find`] for machines of `arch`, whose build products are apart.
+    pub(crate) fn for_arch(arch: Arch) -> Result<Dirs> {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
             .nth(2)
             .context("cannot find the workspace: it is not two folders above the lab's crate")?
             .to_path_buf();
         let dirs = Dirs {
-            lab: project.join("target/lab"),
+            lab: match arch {
+                Arch::X86_64 => project.join("target/lab"),
+                other => project.join("target/lab").join(other.name()),
+            },
             cache: cache_home(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))?
                 .join("virtio-msg-xen"),
             project,

@@ -15,8 +15,8 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::debian::Suite;
 use crate::debian::root::{self, Contents, Root};
+use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 use crate::store;
 
@@ -40,10 +40,39 @@ pub(crate) struct Fetched {
     pub(crate) others: Vec<(Suite, Result<Kernel>)>,
 }
 
+/// The architecture of a root, and the helper whose programs work on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Platform<'a> {
+    arch: Arch,
+    helper: Option<&'a Path>,
+}
+
+impl Platform<'static> {
+    /// This host's own.
+    const HOST: Self = Self { arch: Arch::X86_64, helper: None };
+}
+
+impl<'a> Platform<'a> {
+    /// The architecture of a machine whose tools are these.
+    fn of(tools: &'a Tools) -> Self {
+        let arch = tools.arch();
+        Self { arch, helper: (arch != Arch::default()).then(|| tools.root().path()) }
+    }
+
+    /// The name of a cache entry.
+    fn name(self, name: &str) -> String {
+        match self.arch {
+            Arch::X86_64 => name.to_owned(),
+            other => format!("{name}-{}", other.debian()),
+        }
+    }
+}
+
 /// Describes how the lab makes a cache entry from Debian packages.
 struct Recipe<'a> {
     name: &'a str,
     suite: Suite,
+    platform: Platform<'a>,
     /// Lists of packages; recipes can share a list.
     packages: &'a [&'a [&'a str]],
     contents: Contents,
@@ -56,42 +85,71 @@ struct Recipe<'a> {
 impl Recipe<'_> {
     fn key(&self) -> String {
         let parts = [self.suite.name(), root::SETUP, self.revision];
-        store::key(parts.into_iter().chain(self.packages.iter().copied().flatten().copied()))
+        let arch = (self.platform.arch != Arch::default()).then(|| self.platform.arch.name());
+        let parts = parts.into_iter().chain(arch);
+        store::key(parts.chain(self.packages.iter().copied().flatten().copied()))
     }
 
     /// Returns the entry's directory; fetches the packages if the entry does not exist.
     fn entry(&self, cache: &Path, logs: &Path, progress: &Progress) -> Result<std::path::PathBuf> {
-        store::entry(cache, self.name, &self.key(), |dir| {
-            let step = progress.step(&format!("fetch {}", self.name));
-            let log = logs.join(format!("fetch-{}.log", self.name));
+        let name = self.platform.name(self.name);
+        store::entry(cache, &name, &self.key(), |dir| {
+            let step = progress.step(&format!("fetch {name}"));
+            let log = logs.join(format!("fetch-{name}.log"));
             let packages = self.packages.concat();
-            let (path, suite) = (dir.join("root"), self.suite);
-            let root = Root::fetch(path, suite, &packages, self.contents, &step, &log)?;
+            let root = self.root_at(dir);
+            let root = root.fetch(self.suite, &packages, self.contents, &step, &log)?;
             (self.finish)(dir, root, &step, &log)?;
             step.done();
             Ok(())
         })
-        .with_context(|| format!("cannot fetch {}", self.name))
+        .with_context(|| format!("cannot fetch {name}"))
+    }
+
+    /// Returns the root in the directory of an entry.
+    fn root_at(&self, entry: &Path) -> Root {
+        Root::of(entry.join("root"), self.platform.arch, self.platform.helper)
     }
 }
 
-/// Fetches everything, with the kernels of the releases `others`, in parallel.
+/// Fetches everything for machines of `arch`, with the kernels of the releases `others`, in
+/// parallel.
 pub(crate) fn all(
+    arch: Arch,
     others: &[Suite],
     cache: &Path,
     logs: &Path,
     progress: &Progress,
 ) -> Result<Fetched> {
+    if arch != Arch::default() {
+        // The others are made with their programs.
+        let tools = Tools::fetch(arch, cache, logs, progress)?;
+        return systems(Platform::of(&tools), others, cache, logs, progress).map(|all| all(tools));
+    }
     thread::scope(|scope| {
-        let tools = scope.spawn(|| Tools::fetch(cache, logs, progress));
-        let dom0 = scope.spawn(|| Dom0::fetch(cache, logs, progress));
-        let others: Vec<_> = others
-            .iter()
-            .map(|&suite| (suite, scope.spawn(move || Kernel::fetch(suite, cache, logs, progress))))
-            .collect();
-        let guest = Guest::fetch(cache, logs, progress);
+        let tools = scope.spawn(|| Tools::fetch(arch, cache, logs, progress));
+        let systems = systems(Platform::HOST, others, cache, logs, progress);
+        Ok(systems?(join(tools)?))
+    })
+}
+
+/// Fetches the systems of Dom0 and of guests; the result waits for the tools.
+fn systems(
+    platform: Platform<'_>,
+    others: &[Suite],
+    cache: &Path,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<impl FnOnce(Tools) -> Fetched + use<>> {
+    thread::scope(|scope| {
+        let dom0 = scope.spawn(move || Dom0::fetch(platform, cache, logs, progress));
+        let fetch = |suite| move || Kernel::fetch(suite, platform, cache, logs, progress);
+        let others: Vec<_> =
+            others.iter().map(|&suite| (suite, scope.spawn(fetch(suite)))).collect();
+        let guest = Guest::fetch(platform, cache, logs, progress);
         let others = others.into_iter().map(|(suite, thread)| (suite, join(thread))).collect();
-        Ok(Fetched { tools: join(tools)?, dom0: join(dom0)?, guest: guest?, others })
+        let (dom0, guest) = (join(dom0)?, guest?);
+        Ok(move |tools| Fetched { tools, dom0, guest, others })
     })
 }
 
@@ -107,6 +165,7 @@ mod tests {
     const RECIPE: Recipe<'static> = Recipe {
         name: "thing",
         suite: Suite::LAB,
+        platform: Platform::HOST,
         packages: &[&["one"], &["two"]],
         contents: Contents::Files,
         revision: "1",
@@ -117,6 +176,8 @@ mod tests {
     fn key_depends_on_release_packages_and_revision() {
         let suite = Recipe { suite: Suite::Sid, ..RECIPE };
         assert_ne!(RECIPE.key(), suite.key());
+        let arch = Platform { arch: Arch::Aarch64, ..Platform::HOST };
+        assert_ne!(RECIPE.key(), Recipe { platform: arch, ..RECIPE }.key());
         let packages = Recipe { packages: &[&["one"]], ..RECIPE };
         let revision = Recipe { revision: "2", ..RECIPE };
         assert_ne!(RECIPE.key(), packages.key());

@@ -9,10 +9,11 @@ use nix::fcntl::Flock;
 
 use crate::boot::{Init, Machine, MachineKind, Setup};
 use crate::build::{
-    self, Built, Dom0Programs, GuestFiles, Installation, PackagesBuild, Payload, StorageTools,
+    self, Built, Compiler, Dom0Programs, GuestFiles, Installation, PackagesBuild, Payload,
+    StorageTools,
 };
 use crate::cpio::Cpio;
-use crate::debian::Suite;
+use crate::debian::{Arch, Suite};
 use crate::dirs::Dirs;
 use crate::fetch::{self, Fetched, Kernel};
 use crate::host;
@@ -40,18 +41,26 @@ impl Lab {
     ///
     /// Guests can then use the kernels of the releases `others` beside the default one, except
     /// those for which [`Lab::lacks`] returns a reason.
-    pub(crate) fn prepare(command: &str, others: &[Suite], progress: &Progress) -> Result<Lab> {
-        let dirs = Dirs::find()?;
+    pub(crate) fn prepare(
+        arch: Arch,
+        command: &str,
+        others: &[Suite],
+        progress: &Progress,
+    ) -> Result<Lab> {
+        let dirs = Dirs::for_arch(arch)?;
         let lock = lock(&dirs, progress)?;
         let logs = dirs.fresh_logs(command)?;
         host::ensure_tools(progress, &logs.join("install.log"))?;
         let minutes = progress.minutes();
         let (fetched, built) = thread::scope(|scope| {
-            // Dom0's programs do not depend on fetched packages.
-            let dom0_programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
+            // This host's compiler needs no fetched packages for Dom0's programs.
+            let at_once = (arch == Arch::default()).then(|| {
+                let compiler = Compiler::host(&dirs, &logs);
+                scope.spawn(move || build::dom0_programs(&compiler, progress))
+            });
             let fetched =
-                minutes.part("fetch", || fetch::all(others, &dirs.cache, &logs, progress))?;
-            let build = || build_with(dom0_programs, &dirs, &fetched, &logs, progress);
+                minutes.part("fetch", || fetch::all(arch, others, &dirs.cache, &logs, progress))?;
+            let build = || build_with(at_once, &dirs, &fetched, &logs, progress);
             let built = minutes.part("build", build)?;
             Ok::<_, anyhow::Error>((fetched, built))
         })?;
@@ -97,7 +106,7 @@ impl Lab {
             Init::Lab => None,
             Init::Systemd => Some(self.installation(payload.guest_tools, progress)?),
         };
-        progress.line(crate::boot::accel_line());
+        progress.line(crate::boot::accel_line(self.fetched.tools.arch()));
         let step = progress.step(&match kind {
             MachineKind::Default => "boot Xen and Dom0".to_owned(),
             other => format!("boot Xen and Dom0 on the machine {other}"),
@@ -163,17 +172,22 @@ impl Lab {
     }
 }
 
-/// Builds everything that depends on fetched packages, and waits for Dom0's programs, which do not.
+/// Builds everything that depends on fetched packages, and waits for Dom0's programs, if they do
+/// not.
 fn build_with(
-    dom0_programs: ScopedJoinHandle<'_, Result<Dom0Programs>>,
+    dom0_programs: Option<ScopedJoinHandle<'_, Result<Dom0Programs>>>,
     dirs: &Dirs,
     fetched: &Fetched,
     logs: &Path,
     progress: &Progress,
 ) -> Result<Built> {
-    let guest_programs = build::guest_programs(dirs, logs, progress)?;
+    let compiler = Compiler::for_fetched(fetched, dirs, logs);
+    let guest_programs = build::guest_programs(&compiler, progress)?;
     let guests = build::guests(dirs, fetched, &guest_programs, logs, progress)?;
-    let dom0_programs = fetch::join(dom0_programs)?;
+    let dom0_programs = match dom0_programs {
+        Some(thread) => fetch::join(thread)?,
+        None => build::dom0_programs(&compiler, progress)?,
+    };
     let archive =
         |name, program: &Path| build::backend_archive(dirs, &fetched.guest, name, program);
     let driver_domain = archive("driver-domain", &dom0_programs.xen_virtiod)?;

@@ -36,12 +36,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
 use crate::bench::selection::{self, Selection};
 use crate::boot::MachineKind;
 use crate::commands::{Busyness, Extent, Keep, Record};
-use crate::debian::Suite;
+use crate::debian::{Arch, Suite};
 use crate::fuzz::Sanitizer;
 
 /// Runs this project on Xen, in a nested machine
@@ -55,6 +56,10 @@ use crate::fuzz::Sanitizer;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// The architecture of the machine: x86_64 or, for demo, test, soak, run and shell, aarch64,
+    /// for which the lab compiles and emulates
+    #[arg(long, global = true, default_value_t)]
+    arch: Arch,
 }
 
 #[derive(Subcommand)]
@@ -220,18 +225,23 @@ struct Tested {
 }
 
 impl Tested {
-    fn run(self, extent: Extent) -> anyhow::Result<i32> {
+    fn run(self, arch: Arch, extent: Extent) -> anyhow::Result<i32> {
         let Tested { filter, stress, runs } = self;
-        commands::test(&filter, extent, Busyness { stress, runs })
+        commands::test(arch, &filter, extent, Busyness { stress, runs })
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = signals::end_with_children().and_then(|()| match arguments.command {
-        Command::Demo => commands::demo(),
-        Command::Test(tested) => tested.run(Extent::Test),
-        Command::Soak(tested) => tested.run(Extent::Soak),
+    let Arguments { command, arch } = Arguments::parse();
+    let result = signals::end_with_children().and_then(|()| match command {
+        Command::Demo => commands::demo(arch),
+        Command::Test(tested) => tested.run(arch, Extent::Test),
+        Command::Soak(tested) => tested.run(arch, Extent::Soak),
+        Command::Run { script, files, limit, machine } => {
+            commands::run(arch, machine, script, files, Duration::from_secs(limit))
+        }
+        Command::Shell { machine } => commands::shell(arch, machine),
+        _ if arch != Arch::default() => bail!("this command is for x86_64 alone: leave --arch out"),
         Command::Fuzz { target, files, time, address_sanitizer, keep } => {
             let sanitizer = if address_sanitizer { Sanitizer::Address } else { Sanitizer::None };
             let keep = if keep { Keep::Yes } else { Keep::No };
@@ -246,10 +256,6 @@ fn main() -> ExitCode {
         }
         Command::Release => commands::release(),
         Command::Packages { suite } => commands::packages(suite),
-        Command::Run { script, files, limit, machine } => {
-            commands::run(machine, script, files, Duration::from_secs(limit))
-        }
-        Command::Shell { machine } => commands::shell(machine),
     });
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),

@@ -11,6 +11,11 @@
 //! | `# machine: NAME` | the machine, if it is not the default one |
 //! | `# needs: PROGRAM` | `/lab/files` must have the bench's programs: `fio` or `dmsetup` |
 //! | `# matrix: KIND…` | kinds of guest with which the scenario also runs for the matrix |
+//! | `# not-on-arm: REASON` | the scenario makes no sense on Arm |
+//! | `# on-arm: test` | the scenario makes sense on Arm alone; `# guests:` is empty |
+//!
+//! On Arm there is one kind of guest, which is called PVH here: each scenario with PV or PVH guests
+//! runs with it.
 //!
 //! `KIND-SUITE` is a guest with the kernel of another release of Debian.
 //!
@@ -83,6 +88,48 @@ impl Scenario {
 /// A `dom0.sh` cannot be read, has no limit, or names an unknown guest or machine.
 pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
     read(dir, |script| Some(header(script, "guests").unwrap_or(GUESTS)))
+}
+
+/// The scenarios on Arm.
+#[derive(Debug, Default)]
+pub(crate) struct OnArm {
+    /// Those that run there.
+    pub(crate) scenarios: Vec<Scenario>,
+    /// The names of the others, and why they do not.
+    pub(crate) skipped: Vec<(String, String)>,
+}
+
+/// Returns the scenarios of the directory `dir` on Arm.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) fn on_arm(dir: &Path) -> Result<OnArm> {
+    let mut found = OnArm::default();
+    let all = all(dir)?;
+    found.scenarios = read(dir, |script| header(script, "on-arm").map(|_| "pvh"))?;
+    found.scenarios.retain(|scenario| !scenario.soak);
+    for name in folders(dir)? {
+        let text = fs::read_to_string(dir.join(&name).join("dom0.sh"))?;
+        if header(&text, "on-arm").is_some() {
+            continue;
+        }
+        let of_name = all.iter().filter(|scenario| scenario.name == name);
+        let guests = of_name.filter(|of| of.guest != "hvm" && of.kernel == Suite::LAB);
+        // Those that run before a commit come first.
+        let reason = match (header(&text, "not-on-arm"), guests.min_by_key(|of| of.soak)) {
+            (Some(reason), _) => reason.to_owned(),
+            (None, None) => "it has HVM guests, which Arm has not".to_owned(),
+            (None, Some(scenario)) if scenario.machine != MachineKind::default() => {
+                format!("the machine {} is for x86_64", scenario.machine)
+            }
+            (None, Some(scenario)) => {
+                found.scenarios.push(Scenario { guest: "pvh", ..scenario.clone() });
+                continue;
+            }
+        };
+        found.skipped.push((name, reason));
+    }
+    Ok(found)
 }
 
 /// Returns the scenarios of the matrix; `tests` is the directory with `scenarios` and `matrix`.
@@ -217,6 +264,32 @@ mod tests {
         assert_eq!(
             job(&scenarios[..2]),
             "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
+        );
+    }
+
+    #[test]
+    fn scenario_runs_once_on_arm_or_says_why_not() {
+        let dir = folder(&[
+            ("a", "# A.\n# guests: pv hvm\n# soak: pvh pv-bookworm\n# limit: 5\n"),
+            ("b", "# B.\n# guests:\n# soak: pv\n# limit: 5\n"),
+            ("c", "# C.\n# guests: hvm\n# limit: 5\n"),
+            ("d", "# D.\n# limit: 5\n# not-on-arm: it counts x86's vectors\n"),
+            ("e", "# E.\n# limit: 5\n# machine: systemd\n"),
+            ("f", "# F.\n# guests:\n# on-arm: test\n# limit: 5\n"),
+        ]);
+        assert!(all(dir.path()).unwrap().iter().all(|scenario| scenario.name != "f"));
+        let OnArm { scenarios, skipped } = on_arm(dir.path()).unwrap();
+        let names: Vec<_> = scenarios.iter().map(|of| (of.to_string(), of.soak)).collect();
+        let expected = [("pvh/f", false), ("pvh/a", false), ("pvh/b", true)];
+        assert_eq!(names, expected.map(|(name, soak)| (name.to_owned(), soak)));
+        let skipped: Vec<_> = skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        assert_eq!(
+            skipped,
+            [
+                "c: it has HVM guests, which Arm has not",
+                "d: it counts x86's vectors",
+                "e: the machine systemd is for x86_64"
+            ]
         );
     }
 

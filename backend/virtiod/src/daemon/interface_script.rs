@@ -1,5 +1,5 @@
-//! Runs the script of an interface: `SCRIPT online type_if=vif`, and `offline` when the interface is
-//! gone, in the environment that libxl gives it for a vif.
+//! Runs the script of an interface: `SCRIPT online type_if=vif`, and `offline` when the interface
+//! is gone, in the environment that libxl gives it for a vif.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -14,7 +14,8 @@ use super::name::InterfaceName;
 
 /// The directory of Xen's scripts.
 const DIRECTORY: &str = "/etc/xen/scripts";
-/// Maximum length of a path in bytes: an interface's alias (`IFALIASZ`, 256) has it with the device.
+/// Maximum length of a path in bytes: an interface's alias (`IFALIASZ`, 256) has it behind the
+/// device.
 const LONGEST: usize = 200;
 
 /// The path of a script.

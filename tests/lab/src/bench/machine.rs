@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::boot::{MachineKind, accel_line};
 use crate::command;
+use crate::debian::Arch;
 use crate::fetch::Tools;
 
 /// The file among a scenario's results with facts about Dom0 and the guest: lines `WHAT: WHICH`.
@@ -27,7 +28,7 @@ pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     let facts = [
         ("host's processors", processor),
         ("QEMU", version),
-        ("acceleration", accel_line().to_owned()),
+        ("acceleration", accel_line(Arch::default()).to_owned()),
     ];
     Ok(facts.map(|(what, which)| (what.to_owned(), which)).to_vec())
 }

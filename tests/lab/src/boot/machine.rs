@@ -15,6 +15,7 @@ use super::event::{self, Event};
 use super::hardware::{Access, Init, MachineKind, SpareCard};
 use super::port::{self, QemuEnd};
 use crate::command;
+use crate::debian::Arch;
 use crate::fetch::{Dom0, Tools};
 
 /// The maximum time between the end of the job and the end of QEMU.
@@ -159,39 +160,50 @@ impl Drop for Machine {
 /// another domain, guests triple-fault, and vector registers leak from one domain to another. So
 /// Dom0 has the first processors for itself, guests run on the next (`keep_guests_off_dom0` in
 /// `dom0/job.sh`), and Xen switches vector registers eagerly instead of on first use.
-const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 guest_loglvl=all \
-                           dom0_vcpus_pin spec-ctrl=eager-fpu";
+const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 spec-ctrl=eager-fpu";
+
+/// Xen's options on Arm. Debian's Xen has XSM's policy SILO as its default there: no domain but
+/// Dom0 may then grant pages to a driver domain.
+const XEN_OPTIONS_AARCH64: &str = "console=dtuart xsm=dummy";
+
+/// Where QEMU loads Dom0's kernel and its initrd on Arm: the kernel has 96 MiB.
+const KERNEL_AT: &str = "0x49000000";
+const INITRD_AT: &str = "0x4f000000";
 
 fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
+    let arch = setup.tools.arch();
+    let options = match arch {
+        Arch::X86_64 => XEN_OPTIONS,
+        Arch::Aarch64 => XEN_OPTIONS_AARCH64,
+    };
     let xen = format!(
-        "{XEN_OPTIONS} dom0_max_vcpus={} dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M",
+        "{options} guest_loglvl=all dom0_vcpus_pin dom0_max_vcpus={} \
+         dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M",
         setup.kind.dom0_processors()
     );
-    qemu.args(Accel::detect().0.options())
-        .args(setup.kind.chipset())
-        .args(["-smp", &setup.kind.processors().to_string(), "-m", &MEMORY.to_string()])
+    match arch {
+        Arch::X86_64 => qemu.args(Accel::detect().0.options()).args(setup.kind.chipset()),
+        Arch::Aarch64 => qemu
+            .args(["-accel", "tcg,thread=multi", "-cpu", "cortex-a57"])
+            .args(["-machine", "virt,virtualization=on,gic-version=2"]),
+    };
+    qemu.args(["-smp", &setup.kind.processors().to_string(), "-m", &MEMORY.to_string()])
         .args(["-display", "none", "-nodefaults", "-no-reboot"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-kernel")
         .arg(setup.dom0.xen())
-        .args(["-append", &xen])
-        .arg("-initrd")
-        .arg(format!(
-            "{} console=hvc0 panic=-1{},{}",
-            setup.dom0.kernel().display(),
-            setup.kind.init().options(),
-            setup.initrd.display()
-        ));
+        .args(["-append", &xen]);
+    add_dom0(qemu, setup);
     let access = setup.kind.disk_access();
-    add_disk(qemu, "root", setup.dom0.disk(), "snapshot=on", access);
-    add_disk(qemu, "payload", setup.payload.into(), "readonly=on", access);
+    add_disk(qemu, arch, "root", setup.dom0.disk(), "snapshot=on", access);
+    add_disk(qemu, arch, "payload", setup.payload.into(), "readonly=on", access);
     if setup.kind.init() == Init::Systemd {
         // The root file system of a driver domain that boots the same system.
-        add_disk(qemu, "system", setup.dom0.disk(), "readonly=on", access);
+        add_disk(qemu, arch, "system", setup.dom0.disk(), "readonly=on", access);
     }
     if let Some(image) = setup.guest_system {
-        add_disk(qemu, "guest-root", image.into(), "snapshot=on", access);
+        add_disk(qemu, arch, "guest-root", image.into(), "snapshot=on", access);
         for serial in ["guest-xfs", "guest-btrfs", "guest-lvm", "guest-luks"] {
             add_spare_disk(qemu, &SpareDisk { serial, size: "3G" }, "", access);
         }
@@ -200,14 +212,51 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
         let spare = SpareDisk { serial, size: "16M" };
         add_spare_disk(qemu, &spare, &format!("addr={slot:#x},"), *access);
     }
-    qemu.args(["-device", "virtio-serial-pci,max_ports=8"]);
+    qemu.args(["-device", &format!("virtio-serial-{},max_ports=8", bus(arch))]);
 }
 
-fn add_disk(qemu: &mut Command, name: &str, image: PathBuf, mode: &str, access: Access) {
+/// Adds Dom0's kernel and initrd: modules of a multiboot image or, on Arm, in memory, where the
+/// device tree says that they are.
+fn add_dom0(qemu: &mut Command, setup: &Setup) {
+    let kernel = setup.dom0.kernel();
+    let options = format!("console=hvc0 panic=-1{}", setup.kind.init().options());
+    match setup.tools.arch() {
+        Arch::X86_64 => {
+            let initrd = setup.initrd.display();
+            qemu.arg("-initrd").arg(format!("{} {options},{initrd}", kernel.display()))
+        }
+        Arch::Aarch64 => qemu
+            .arg("-device")
+            .arg(format!(
+                "guest-loader,addr={KERNEL_AT},kernel={},bootargs={options}",
+                kernel.display()
+            ))
+            .arg("-device")
+            .arg(format!("guest-loader,addr={INITRD_AT},initrd={}", setup.initrd.display())),
+    };
+}
+
+/// The bus of the machine's virtio devices, in the names of QEMU's.
+fn bus(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "pci",
+        Arch::Aarch64 => "device",
+    }
+}
+
+fn add_disk(
+    qemu: &mut Command,
+    arch: Arch,
+    name: &str,
+    image: PathBuf,
+    mode: &str,
+    access: Access,
+) {
+    let (bus, access) = (bus(arch), access.options());
     qemu.arg("-drive")
         .arg(format!("file={},if=none,id={name},format=raw,{mode}", image.display()))
         .arg("-device")
-        .arg(format!("virtio-blk-pci,drive={name},serial={name},{}", access.options()));
+        .arg(format!("virtio-blk-{bus},drive={name},serial={name},{access}"));
 }
 
 /// A disk of zeros. It keeps written data until the machine ends.

@@ -15,7 +15,14 @@ use crate::progress::Progress;
 use crate::store;
 
 /// Directories in the root on which the build mounts the project, read-only, and the output.
-pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
+pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out", "crates", "target"];
+
+/// Has the root of the tools build a module against the headers in a guest's root of another
+/// architecture, which is mounted on `/target`: with the same files, but programs that run here.
+const ENTER_CROSS: &str = "cp -r /target/usr/src/linux-headers-*-arm64 /usr/src/; ";
+
+/// Arguments of make for another architecture.
+const CROSS: &str = "MACHINE=aarch64 ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-";
 
 /// Builds the core in `root` if its sources or the root changed since the last build.
 pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
@@ -104,10 +111,19 @@ fn once(
 }
 
 fn make(dirs: &Dirs, root: &Root, arguments: &[&str], log: &Path) -> Result<()> {
-    let mut make = Inside::new(root)
-        .mount(Access::Read, &dirs.project, "project")
-        .mount(Access::Write, &output(dirs)?, "out")
-        .shell(&format!("make -C /project/guest-shim/linux {}", arguments.join(" ")));
+    let make = format!("make -C /project/guest-shim/linux {}", arguments.join(" "));
+    let (project, out) = (&dirs.project, output(dirs)?);
+    let with_sources = |inside: Inside<'_>, script: &str| {
+        let inside = inside.mount(Access::Read, project, "project");
+        inside.mount(Access::Write, &out, "out").shell(script)
+    };
+    let mut make = match root.helper() {
+        None => with_sources(Inside::new(root), &make),
+        Some(tools) => {
+            let inside = Inside::copy_of(&tools).mount(Access::Read, root.path(), "target");
+            with_sources(inside, &format!("{ENTER_CROSS}{make} {CROSS}"))
+        }
+    };
     command::run(&mut make, "building virtio_msg_xen", log)
 }
 

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::store;
 
 /// Cargo's configuration inside the root: cargo takes crates from `/crates`, not from the network.
-const CARGO_CONFIG: &str = "[net]\noffline = true\n\
+pub(super) const CARGO_CONFIG: &str = "[net]\noffline = true\n\
                             [source.crates-io]\nreplace-with = \"crates\"\n\
                             [source.crates]\ndirectory = \"/crates\"\n";
 
@@ -226,7 +226,7 @@ fn depends_of(control: &str) -> Option<Vec<String>> {
 }
 
 /// Copies the sources of all crates that Cargo.lock names to a directory on the host.
-fn crates(dirs: &Dirs, logs: &Path) -> Result<PathBuf> {
+pub(super) fn crates(dirs: &Dirs, logs: &Path) -> Result<PathBuf> {
     let lock = dirs.project.join("Cargo.lock");
     let locked =
         fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;

@@ -1,18 +1,11 @@
 //! Builds `xen-virtiod`, as a user does, and the helper programs of scenarios.
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::command;
-use crate::dirs::Dirs;
+use super::compiler::{Compiler, Linking};
 use crate::progress::Progress;
-
-/// The target triple of statically linked programs. Cargo applies `RUSTFLAGS` to build scripts and
-/// macros, which cannot be static, unless a target is named, even if it is the host's own.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs that run in Dom0, or in a driver domain whose initrd has their libraries.
 pub(crate) struct Dom0Programs {
@@ -47,7 +40,7 @@ pub(crate) struct GuestPrograms {
 }
 
 /// Builds the programs for Dom0.
-pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
+pub(crate) fn dom0(compiler: &Compiler<'_>, progress: &Progress) -> Result<Dom0Programs> {
     let step = progress.step("build xen-virtiod and Dom0's other programs");
     // One call of cargo builds common dependencies once.
     let packages = [
@@ -60,9 +53,8 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         "slow-device",
         "exploit",
     ];
-    let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
+    let built = compiler.build("dom0-programs", &packages, Linking::Dynamic)?;
     step.done();
-    let built = built.join("release");
     Ok(Dom0Programs {
         xen_virtiod: built.join("xen-virtiod"),
         snoop: built.join("snoop"),
@@ -76,41 +68,15 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
 }
 
 /// Builds the programs for guests, stripped, because every guest's initrd contains them.
-pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
+pub(crate) fn guest(compiler: &Compiler<'_>, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
     let packages = ["guest-probe", "foreign-map", "user-driver", "hostile-driver"];
-    let built = cargo_build(dirs, logs, "guest-programs", &packages, |cargo| {
-        cargo
-            .args(["--target", TARGET])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
-    })?;
+    let built = compiler.build("guest-programs", &packages, Linking::Static)?;
     step.done();
-    let built = built.join(TARGET).join("release");
     Ok(GuestPrograms {
         probe: built.join("probe"),
         foreign_map: built.join("foreign-map"),
         user_driver: built.join("user-driver"),
         hostile_driver: built.join("hostile-driver"),
     })
-}
-
-/// Builds `packages` in release mode, and returns the target directory. `adjust` changes the
-/// command before it runs; `what` names the log.
-fn cargo_build(
-    dirs: &Dirs,
-    logs: &Path,
-    what: &str,
-    packages: &[&str],
-    adjust: impl FnOnce(&mut Command),
-) -> Result<PathBuf> {
-    let target = dirs.project.join("target");
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.args(["build", "--release", "--target-dir"]).arg(&target).current_dir(&dirs.project);
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
-    adjust(&mut cargo);
-    let log = logs.join(format!("build-{what}.log"));
-    command::run(&mut cargo, &format!("building {what}"), &log)?;
-    Ok(target)
 }

@@ -13,6 +13,7 @@ use crate::bench::sample::Sample;
 use crate::bench::selection::{Extent, Selection};
 use crate::bench::stores::{self, STORES};
 use crate::bench::{block, chart, counts, difference, figure, machine, markdown, net, work};
+use crate::debian::Arch;
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::fetch::{BenchPrograms, Kernel};
@@ -58,7 +59,7 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
     let last = last(&home)?;
     // Files may change while it runs.
     let version = machine::version(&Dirs::find()?.project);
-    let lab = Lab::prepare("bench", &[], &progress)?;
+    let lab = Lab::prepare(Arch::default(), "bench", &[], &progress)?;
     let files = files(&lab, &scenarios, selection, &progress)?;
     let mut run =
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
@@ -171,7 +172,8 @@ fn files(
     selection: &Selection,
     progress: &Progress,
 ) -> Result<Vec<PathBuf>> {
-    let programs = BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?;
+    let programs =
+        BenchPrograms::fetch(&lab.fetched().tools, &lab.dirs().cache, lab.logs(), progress)?;
     let directory = lab.dirs().lab.join("bench-files");
     let jobs = directory.join("jobs");
     if directory.exists() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::debian::Suite;
+use crate::debian::{Arch, Suite};
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::lab::Lab;
@@ -15,27 +15,35 @@ use crate::scenario;
 use crate::stat::{Device, Stat};
 use crate::table;
 
-/// The demo's scenario, and its kinds of guest, one a column.
+/// The demo's scenario, and its kinds of guest, one a column. Arm has one kind.
 const SCENARIO: &str = "files";
 const GUESTS: [&str; 2] = ["pv", "pvh"];
+const ARM: &str = "Arm";
 
 /// The features that a device must have negotiated.
 const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
 
 /// Runs the demo, and returns the exit status: 0 if there are no problems.
-pub(crate) fn demo() -> Result<i32> {
+pub(crate) fn demo(arch: Arch) -> Result<i32> {
     let progress = Progress::new();
-    let mut scenarios = scenario::all(&Dirs::find()?.tests().join("scenarios"))?;
+    let directory = Dirs::find()?.tests().join("scenarios");
+    let mut scenarios = match arch {
+        Arch::X86_64 => scenario::all(&directory)?,
+        Arch::Aarch64 => scenario::on_arm(&directory)?.scenarios,
+    };
     scenarios.retain(|scenario| {
         let wanted = GUESTS.contains(&scenario.guest) && scenario.kernel == Suite::LAB;
         wanted && scenario.name == SCENARIO
     });
-    let lab = Lab::prepare("demo", &[], &progress)?;
+    let lab = Lab::prepare(arch, "demo", &[], &progress)?;
     let mut columns = Vec::new();
     let mut problems = Vec::new();
     e2e::run(&lab, &scenarios, &[], &progress, |outcome| {
-        let guest = outcome.scenario.guest.to_uppercase();
-        match report(&outcome) {
+        let guest = match arch {
+            Arch::X86_64 => outcome.scenario.guest.to_uppercase(),
+            Arch::Aarch64 => ARM.to_owned(),
+        };
+        match report(&guest, &outcome) {
             Ok((column, found)) => {
                 columns.push(column);
                 problems.extend(found.into_iter().map(|what| format!("{guest}: {what}")));
@@ -58,7 +66,7 @@ pub(crate) fn demo() -> Result<i32> {
 }
 
 /// Returns the table's column for one guest, and the problems found.
-fn report(outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
+fn report(guest: &str, outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
     if let Some(failure) = &outcome.failure {
         anyhow::bail!("{failure}");
     }
@@ -67,7 +75,7 @@ fn report(outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
         .trim()
         .parse()?;
     let devices = Stat::read(&outcome.results.join("stat.json"))?.of_domain(domid);
-    let mut column = vec![outcome.scenario.guest.to_uppercase()];
+    let mut column = vec![guest.to_owned()];
     column.extend(cells(&devices));
     column.push(work(&outcome.results));
     column.push(format!("{:.0} s", outcome.time.as_secs_f32()));

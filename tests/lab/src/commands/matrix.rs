@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::command;
+use crate::debian::Arch;
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::lab::Lab;
@@ -34,7 +35,7 @@ pub(crate) fn matrix(filter: &str) -> Result<i32> {
     let mut scenarios = scenario::matrix(&dirs.tests())?;
     scenarios.retain(|scenario| scenario.to_string().contains(filter));
     ensure!(!scenarios.is_empty(), "no scenario of the matrix has `{filter}` in its name");
-    let lab = Lab::prepare("matrix", &[], &progress)?;
+    let lab = Lab::prepare(Arch::default(), "matrix", &[], &progress)?;
     e2e::run(&lab, &scenarios, &[], &progress, |outcome| run.take(&outcome));
     run.results.sort_by_key(MatrixResult::row);
     run.show(&dirs, &expected, filter.is_empty())

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::boot::{Event, MachineKind};
 use crate::build::{Payload, StorageTools};
+use crate::debian::Arch;
 use crate::lab::Lab;
 use crate::progress::Progress;
 
@@ -15,6 +16,7 @@ use crate::progress::Progress;
 /// # Errors
 /// A file does not exist, the machine fails, or the script runs longer than `limit`.
 pub(crate) fn run(
+    arch: Arch,
     kind: MachineKind,
     script: PathBuf,
     mut files: Vec<PathBuf>,
@@ -30,7 +32,7 @@ pub(crate) fn run(
         ensure!(file.exists(), "the file {} does not exist", file.display());
     }
     let progress = Progress::new();
-    let lab = Lab::prepare("run", &[], &progress)?;
+    let lab = Lab::prepare(arch, "run", &[], &progress)?;
     let guest_tools = StorageTools::Few;
     let payload = Payload { job: job(&name), files: &files, guest_tools };
     let machine = lab.boot(kind, &payload, false, &progress)?;

@@ -10,6 +10,7 @@ use nix::sys::termios::{self, SetArg, Termios};
 
 use crate::boot::{MachineKind, Terminal};
 use crate::build::{Payload, StorageTools};
+use crate::debian::Arch;
 use crate::lab::Lab;
 use crate::progress::Progress;
 
@@ -17,13 +18,13 @@ use crate::progress::Progress;
 const LEAVE: u8 = 0x1d;
 
 /// Connects the user's terminal to a shell in Dom0 until the user leaves it.
-pub(crate) fn shell(kind: MachineKind) -> Result<i32> {
+pub(crate) fn shell(arch: Arch, kind: MachineKind) -> Result<i32> {
     ensure!(
         std::io::stdin().is_terminal(),
         "`cargo lab shell` needs a terminal; use `cargo lab run SCRIPT` to run a script"
     );
     let progress = Progress::new();
-    let lab = Lab::prepare("shell", &[], &progress)?;
+    let lab = Lab::prepare(arch, "shell", &[], &progress)?;
     let job = job(terminal_size().unwrap_or((24, 80)));
     let payload = Payload { job, files: &[], guest_tools: StorageTools::Few };
     let mut machine = lab.boot(kind, &payload, true, &progress)?;

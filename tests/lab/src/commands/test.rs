@@ -18,7 +18,7 @@ use self::packages::RELEASES;
 use crate::boot::Init;
 use crate::cargo_test::Sum;
 use crate::command;
-use crate::debian::Suite;
+use crate::debian::{Arch, Suite};
 use crate::dirs::Dirs;
 use crate::e2e;
 use crate::fetch::BenchPrograms;
@@ -27,7 +27,7 @@ use crate::host;
 use crate::lab::{self, Lab};
 use crate::lint::Project;
 use crate::progress::Progress;
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, OnArm, Scenario};
 use crate::stress::{self, Stress};
 use crate::summary::Summary;
 
@@ -135,7 +135,10 @@ pub(crate) struct Busyness {
 
 /// Runs the checks whose name contains `filter`, and prints the summary. Returns the exit status: 0
 /// if no check failed.
-pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
+pub(crate) fn test(arch: Arch, filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
+    if arch == Arch::Aarch64 {
+        return test_on_arm(filter, extent, busyness);
+    }
     let progress = Progress::new();
     let dirs = Dirs::find()?;
     let logs = dirs.fresh_logs("checks")?;
@@ -183,7 +186,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         .map(|scenario| scenario.with_limit_factor(times))
         .collect();
     for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
-        end_to_end(scenarios.clone(), &progress, &mut summary);
+        end_to_end(arch, scenarios.clone(), &progress, &mut summary);
     }
     left.extend(slow.iter().map(name));
     if !left.is_empty() {
@@ -200,6 +203,30 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
 
 fn name(scenario: &Scenario) -> String {
     format!("e2e/{scenario}")
+}
+
+/// As [`test`], for the scenarios on Arm: all other checks do not depend on the machine.
+fn test_on_arm(filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
+    let progress = Progress::new();
+    let mut summary = Summary::default();
+    let OnArm { scenarios, skipped } = scenario::on_arm(&Dirs::find()?.tests().join("scenarios"))?;
+    for (name, why) in skipped.iter().filter(|(name, _)| format!("e2e/{name}").contains(filter)) {
+        summary.skip(&format!("e2e/{name}: {why}"));
+    }
+    let named = scenarios.into_iter().filter(|scenario| name(scenario).contains(filter));
+    let (left, run): (Vec<_>, Vec<_>) = named.partition(|scenario| extent.leaves(scenario.soak));
+    for _ in (0..busyness.runs).filter(|_| !run.is_empty()) {
+        end_to_end(Arch::Aarch64, run.clone(), &progress, &mut summary);
+    }
+    if summary.empty() {
+        summary.fail(filter, "no scenario on Arm has this in its name");
+    }
+    if !left.is_empty() {
+        let left: Vec<_> = left.iter().map(name).collect();
+        println!("not run; `cargo lab --arch aarch64 soak` runs them: {}", left.join(", "));
+    }
+    println!("{}\n{summary}", progress.minutes());
+    Ok(i32::from(!summary.good()))
 }
 
 /// Runs each fuzz target whose check has `filter` in its name, for `time`.
@@ -331,8 +358,13 @@ fn tried(
     }
 }
 
-fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, summary: &mut Summary) {
-    let lab = match Lab::prepare("test", &other_kernels(&scenarios), progress) {
+fn end_to_end(
+    arch: Arch,
+    mut scenarios: Vec<Scenario>,
+    progress: &Progress,
+    summary: &mut Summary,
+) {
+    let lab = match Lab::prepare(arch, "test", &other_kernels(&scenarios), progress) {
         Ok(lab) => lab,
         Err(error) => {
             for scenario in &scenarios {
@@ -376,7 +408,8 @@ fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<P
     if !scenarios.iter().any(|scenario| scenario.programs) {
         return Ok(Vec::new());
     }
-    Ok(vec![BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?.image()])
+    let tools = &lab.fetched().tools;
+    Ok(vec![BenchPrograms::fetch(tools, &lab.dirs().cache, lab.logs(), progress)?.image()])
 }
 
 /// Returns the releases of the kernels that `scenarios` need beside the default one.

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Suite, mirror};
+use super::{Arch, Suite, linked, mirror};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::host;
@@ -22,9 +22,6 @@ use crate::progress::Step;
 pub(crate) const SETUP: &str = r#"mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib" "$1/usr/lib64"
 for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$1/$dir"; done
 ln -s mawk "$1/usr/bin/awk""#;
-
-/// The dynamic loader.
-pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// Directories that the lab does not need.
 const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
@@ -42,26 +39,36 @@ pub(crate) enum Contents {
 /// A root in the cache.
 pub(crate) struct Root {
     path: PathBuf,
+    arch: Arch,
+    /// The root of this host's architecture whose programs work on this one, if its own cannot.
+    helper: Option<PathBuf>,
 }
 
 impl Root {
-    /// Returns the existing root at `path`.
+    /// Returns the existing root at `path`, of this host's architecture.
     pub(crate) fn at(path: PathBuf) -> Root {
-        Root { path }
+        Root { path, arch: Arch::default(), helper: None }
     }
 
-    /// Fetches `packages` of `suite` into a new root at `path`.
+    /// Returns the existing root at `path`; `helper` is a root of this host's architecture, unless
+    /// this one is.
+    pub(crate) fn of(path: PathBuf, arch: Arch, helper: Option<&Path>) -> Root {
+        Root { path, arch, helper: helper.map(Path::to_owned) }
+    }
+
+    /// Fetches `packages` of `suite` into this root, which does not exist yet.
     ///
     /// # Errors
     /// Also if a whole system is to be installed, and the lab does not run as root.
     pub(crate) fn fetch(
-        path: PathBuf,
+        self,
         suite: Suite,
         packages: &[&str],
         contents: Contents,
         step: &Step,
         log: &Path,
     ) -> Result<Root> {
+        let path = self.path();
         let mut mmdebstrap = as_root("mmdebstrap");
         match contents {
             Contents::Files => mmdebstrap
@@ -77,11 +84,12 @@ impl Root {
         };
         mmdebstrap
             .args(["--mode=root", "--format=directory"])
+            .arg(format!("--architectures={}", self.arch.debian()))
             .arg(format!("--include={}", packages.join(",")))
             .args(mirror::proxy_options())
             .args(mirror::suite_options(suite))
             .arg(suite.name())
-            .arg(&path)
+            .arg(path)
             .args(mirror::sources(suite));
         let what = format!("fetching Debian packages into {}", path.display());
         command::run_watched(&mut mmdebstrap, &what, log, |line| {
@@ -89,9 +97,8 @@ impl Root {
                 step.at(at);
             }
         })?;
-        let root = Root { path };
-        root.prune(PRUNED)?;
-        Ok(root)
+        self.prune(PRUNED)?;
+        Ok(self)
     }
 
     /// Returns the root's directory.
@@ -99,14 +106,27 @@ impl Root {
         &self.path
     }
 
+    /// Returns the root's architecture.
+    pub(crate) fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Returns the root whose programs work on this one, if its own cannot run here.
+    pub(crate) fn helper(&self) -> Option<Root> {
+        self.helper.clone().map(Root::at)
+    }
+
     /// Returns the path of the root's file `name`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Returns a command that runs the root's program `name` on this host with the root's
-    /// libraries.
+    /// Returns a command that runs the root's program `name`, or its helper's, on this host with
+    /// that root's libraries.
     pub(crate) fn program(&self, name: &str) -> Command {
+        if let Some(helper) = self.helper() {
+            return helper.program(name);
+        }
         let mut command = self.loader();
         command.arg(self.file(name));
         command
@@ -122,8 +142,17 @@ impl Root {
         Ok(())
     }
 
+    /// Adds the root's dynamic loader to an initrd.
+    pub(crate) fn add_loader(&self, cpio: &mut Cpio) -> Result<()> {
+        let loader = self.arch.loader();
+        cpio.copy(loader, &self.file(loader))
+    }
+
     /// Returns the paths of the root's libraries with which `program` is linked.
     pub(crate) fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
+        if self.helper.is_some() {
+            return linked::libraries(program, &self.file(self.arch.libraries()));
+        }
         let mut list = self.loader();
         list.arg("--list").arg(program);
         let what = format!("listing the libraries of {}", program.display());
@@ -132,14 +161,15 @@ impl Root {
 
     /// Returns a command that loads a program with the root's libraries.
     fn loader(&self) -> Command {
-        let mut command = Command::new(self.file(LOADER));
-        command.arg("--library-path").arg(self.file("usr/lib/x86_64-linux-gnu"));
+        let mut command = Command::new(self.file(self.arch.loader()));
+        command.arg("--library-path").arg(self.file(self.arch.libraries()));
         command
     }
 
     /// Decompresses the file `name` with `applet` of the root's static busybox.
     pub(crate) fn unpacked(&self, applet: &str, name: &Path) -> Result<Vec<u8>> {
-        let mut busybox = Command::new(self.file("usr/bin/busybox"));
+        let native = self.helper.as_ref().unwrap_or(&self.path);
+        let mut busybox = Command::new(native.join("usr/bin/busybox"));
         unpacked(busybox.args([applet, "-c"]), applet, name)
     }
 
@@ -233,7 +263,7 @@ fn unpacked(command: &mut Command, program: &str, name: &Path) -> Result<Vec<u8>
 }
 
 /// Returns the paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`, except that of
-/// the loader, which initrds have at [`LOADER`].
+/// the loader, which initrds have by [`Root::add_loader`].
 fn listed(listing: &str) -> Vec<String> {
     listing
         .lines()

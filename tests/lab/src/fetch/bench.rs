@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::{Contents, Recipe};
+use super::{Contents, Platform, Recipe, Tools};
 use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::{Progress, Step};
@@ -15,6 +15,7 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "bench",
     suite: Suite::LAB,
+    platform: Platform::HOST,
     packages: &[&["dmsetup", "e2fsprogs", "fio", "iperf3", "kexec-tools"]],
     contents: Contents::Files,
     revision: "4",
@@ -23,8 +24,7 @@ const RECIPE: Recipe<'static> = Recipe {
 
 const PROGRAMS: [&str; 4] = ["usr/bin/fio", "usr/bin/iperf3", "usr/sbin/dmsetup", "usr/sbin/kexec"];
 
-/// The directory of libraries, and the one library that is in a directory below it.
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// The one library that is in a directory below that of libraries.
 const APART: (&str, &str) = ("ceph", "libceph-common.so.2");
 
 /// The size of the image in bytes: twice that of the programs and their libraries.
@@ -37,8 +37,14 @@ pub(crate) struct BenchPrograms {
 
 impl BenchPrograms {
     /// Fetches the programs and makes the image.
-    pub(crate) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<BenchPrograms> {
-        let entry = RECIPE.entry(cache, logs, progress)?;
+    pub(crate) fn fetch(
+        tools: &Tools,
+        cache: &Path,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Result<BenchPrograms> {
+        let recipe = Recipe { platform: Platform::of(tools), ..RECIPE };
+        let entry = recipe.entry(cache, logs, progress)?;
         Ok(BenchPrograms { entry })
     }
 
@@ -50,7 +56,7 @@ impl BenchPrograms {
 
 fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     step.at("taking the programs and their libraries");
-    let libraries = root.file(LIBRARIES);
+    let libraries = root.file(root.arch().libraries());
     let (directory, library) = APART;
     fs::rename(libraries.join(directory).join(library), libraries.join(library))?;
     let programs = dir.join("programs");

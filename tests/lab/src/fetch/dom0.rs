@@ -6,59 +6,82 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Contents, Recipe, modules};
+use super::{Contents, Platform, Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
-use crate::debian::Suite;
 use crate::debian::root::Root;
+use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
     name: "dom0",
     suite: Suite::LAB,
-    packages: &[&[
-        "xen-hypervisor-4.20-amd64",
-        "xen-utils-4.20",
-        "xen-utils-common",
-        "xenstore-utils",
-        "linux-image-amd64",
-        "base-files",
-        "base-passwd",
-        "bash",
-        "bsdutils",
-        "busybox-static",
-        "coreutils",
-        "dash",
-        "diffutils",
-        "dpkg",
-        "e2fsprogs",
-        "findutils",
-        "grep",
-        "init-system-helpers",
-        "iproute2",
-        "kmod",
-        "libc-bin",
-        "mawk",
-        "mount",
-        "perl-base",
-        "procps",
-        "qemu-system-xen",
-        "qemu-utils",
-        "sed",
-        "socat",
-        "strace",
-        "systemd",
-        "sysvinit-utils",
-        "tar",
-        "util-linux",
-    ]],
+    platform: Platform::HOST,
+    packages: &[
+        &[
+            "xen-hypervisor-4.20-amd64",
+            "xen-utils-4.20",
+            "xen-utils-common",
+            "xenstore-utils",
+            "linux-image-amd64",
+        ],
+        PROGRAMS,
+        &["qemu-system-xen"],
+        MORE_PROGRAMS,
+    ],
     contents: Contents::Files,
     revision: "7",
     finish,
 };
 
+/// On Arm, no guest has a device model.
+const AARCH64: Recipe<'static> = Recipe {
+    packages: &[
+        &[
+            "xen-hypervisor-4.20-arm64",
+            "xen-utils-4.20",
+            "xen-utils-common",
+            "xenstore-utils",
+            "linux-image-arm64",
+        ],
+        PROGRAMS,
+        MORE_PROGRAMS,
+    ],
+    revision: "1",
+    ..RECIPE
+};
+
+const PROGRAMS: &[&str] = &[
+    "base-files",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "busybox-static",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "dpkg",
+    "e2fsprogs",
+    "findutils",
+    "grep",
+    "init-system-helpers",
+    "iproute2",
+    "kmod",
+    "libc-bin",
+    "mawk",
+    "mount",
+    "perl-base",
+    "procps",
+];
+
+const MORE_PROGRAMS: &[&str] =
+    &["qemu-utils", "sed", "socat", "strace", "systemd", "sysvinit-utils", "tar", "util-linux"];
+
 /// Modules that Dom0 needs to reach its root file system.
 const DISK_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
+
+/// Modules for the bus of the machine's devices on Arm.
+const BUS_MODULES: &[&str] = &["virtio_mmio"];
 
 /// Modules with which a driver domain mounts the same file system, and keeps its changes in memory.
 const DRIVER_DOMAIN_MODULES: &[&str] = &["xen-blkfront", "overlay"];
@@ -119,8 +142,17 @@ pub(crate) struct Dom0 {
 }
 
 impl Dom0 {
-    pub(super) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Dom0> {
-        let entry = RECIPE.entry(cache, logs, progress)?;
+    pub(super) fn fetch(
+        platform: Platform<'_>,
+        cache: &Path,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Result<Dom0> {
+        let recipe = match platform.arch {
+            Arch::X86_64 => RECIPE,
+            Arch::Aarch64 => AARCH64,
+        };
+        let entry = Recipe { platform, ..recipe }.entry(cache, logs, progress)?;
         Ok(Dom0 { entry })
     }
 
@@ -148,7 +180,11 @@ impl Dom0 {
 fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     let release = root.kernel_release()?;
     step.at("setting up the system");
-    fs::write(dir.join("xen"), root.unpacked("gunzip", &root.file("boot/xen-4.20-amd64.gz"))?)?;
+    let xen = match root.arch() {
+        Arch::X86_64 => root.unpacked("gunzip", &root.file("boot/xen-4.20-amd64.gz"))?,
+        Arch::Aarch64 => fs::read(root.file("boot/xen-4.20-arm64"))?,
+    };
+    fs::write(dir.join("xen"), xen)?;
     fs::copy(root.file(&format!("boot/vmlinuz-{release}")), dir.join("vmlinuz"))?;
     for name in ["passwd", "group"] {
         let master = root.file(&format!("usr/share/base-passwd/{name}.master"));
@@ -202,6 +238,7 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.directories(&["bin", "dev", "proc", "sys", "root"]);
     cpio.copy("bin/busybox", &root.file("usr/bin/busybox"))?;
     cpio.link("bin/sh", "busybox");
-    modules::add(&mut cpio, root, DISK_MODULES, DRIVER_DOMAIN_MODULES)?;
+    let bus = if root.arch() == Arch::Aarch64 { BUS_MODULES } else { &[] };
+    modules::add(&mut cpio, root, &[bus, DISK_MODULES].concat(), DRIVER_DOMAIN_MODULES)?;
     Ok(cpio.finish())
 }

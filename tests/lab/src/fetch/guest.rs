@@ -6,19 +6,30 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Contents, Kernel, Recipe, kernel};
+use super::{Contents, Kernel, Platform, Recipe, kernel};
 use crate::cpio::Cpio;
-use crate::debian::Suite;
-use crate::debian::root::{LOADER, Root};
+use crate::debian::root::Root;
+use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
+    platform: Platform::HOST,
     packages: &[kernel::CLOUD, kernel::TOOLS, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
     contents: Contents::Files,
     revision: "14",
     finish,
+};
+
+/// The compilers are among the tools; the library that Rust programs are linked with is here.
+const AARCH64: Recipe<'static> = Recipe {
+    packages: &[
+        kernel::CLOUD_ARM64,
+        &["busybox-static", "e2fsprogs", "ethtool", "libstd-rust-web-dev", "rust-src"],
+    ],
+    revision: "2",
+    ..RECIPE
 };
 
 /// The only directory of `usr/src/rustc-VERSION` that the root keeps.
@@ -34,10 +45,26 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Fetches the packages, and makes the kernel, the initrd and the tree.
-    pub(crate) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
-        let entry = RECIPE.entry(cache, logs, progress)?;
-        let kernel = Kernel::at(Suite::LAB, entry.clone());
+    /// Fetches the packages for this host's architecture, and makes the kernel, the initrd and the
+    /// tree.
+    pub(crate) fn fetch_native(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
+        Guest::fetch(Platform::HOST, cache, logs, progress)
+    }
+
+    /// As [`Guest::fetch_native`], for any architecture.
+    pub(super) fn fetch(
+        platform: Platform<'_>,
+        cache: &Path,
+        logs: &Path,
+        progress: &Progress,
+    ) -> Result<Guest> {
+        let recipe = match platform.arch {
+            Arch::X86_64 => RECIPE,
+            Arch::Aarch64 => AARCH64,
+        };
+        let recipe = Recipe { platform, ..recipe };
+        let entry = recipe.entry(cache, logs, progress)?;
+        let kernel = Kernel::of(&recipe, entry.clone());
         Ok(Guest { entry, kernel })
     }
 
@@ -91,7 +118,7 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.link("bin/sh", "busybox");
     cpio.link("sbin", "bin");
     cpio.directories(&["usr", "usr/sbin"]);
-    cpio.copy(LOADER, &root.file(LOADER))?;
+    root.add_loader(&mut cpio)?;
     for program in ["usr/sbin/mke2fs", "usr/sbin/ethtool"] {
         let file = root.file(program);
         cpio.copy(program, &file)?;

@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Contents, Recipe, bzimage, modules};
+use super::{Contents, Platform, Recipe, bzimage, modules};
 use crate::command;
 use crate::cpio::Cpio;
-use crate::debian::Suite;
 use crate::debian::root::{self, Root};
+use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 
 /// The kernel for virtual machines, with its headers.
 pub(super) const CLOUD: &[&str] = &["linux-image-cloud-amd64", "linux-headers-cloud-amd64"];
+
+/// The same for Arm.
+pub(super) const CLOUD_ARM64: &[&str] = &["linux-image-cloud-arm64", "linux-headers-cloud-arm64"];
 
 /// The kernel for all machines, with its headers: it has drivers for emulated cards.
 const DRIVERS: &[&str] = &["linux-image-amd64", "linux-headers-amd64"];
@@ -42,6 +45,8 @@ pub(super) const TOOLS: &[&str] = &[
 /// Stock modules that every guest loads beside `virtio_msg_xen`, and modules that its script can
 /// load: drivers of other devices and of cards, and those that a driver domain needs.
 const GUEST_MODULES: &[&str] = &["virtio_blk"];
+const X86_MODULES: &[&str] = &["xen-pcifront"];
+const ARM_MODULES: &[&str] = &["virtio_mmio"];
 const OPTIONAL_MODULES: &[&str] = &[
     "virtio_console",
     "virtio_net",
@@ -50,7 +55,6 @@ const OPTIONAL_MODULES: &[&str] = &[
     "xen-evtchn",
     "xen-gntalloc",
     "xen-gntdev",
-    "xen-pcifront",
     "xen-privcmd",
     "xenfs",
     "bridge",
@@ -70,6 +74,7 @@ impl Kernel {
     /// Fetches the kernel of `suite`.
     pub(super) fn fetch(
         suite: Suite,
+        platform: Platform<'_>,
         cache: &Path,
         logs: &Path,
         progress: &Progress,
@@ -77,12 +82,16 @@ impl Kernel {
         let recipe = Recipe {
             name: &format!("kernel-{suite}"),
             suite,
-            packages: &[CLOUD, TOOLS],
+            platform,
+            packages: match platform.arch {
+                Arch::X86_64 => &[CLOUD, TOOLS],
+                Arch::Aarch64 => &[CLOUD_ARM64],
+            },
             contents: Contents::Files,
             revision: "4",
             finish,
         };
-        Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))
+        Ok(Kernel::of(&recipe, recipe.entry(cache, logs, progress)?))
     }
 
     /// Fetches the kernel with drivers for emulated cards, of the lab's own release.
@@ -90,18 +99,19 @@ impl Kernel {
         let recipe = Recipe {
             name: "kernel-drivers",
             suite: Suite::LAB,
+            platform: Platform::HOST,
             packages: &[DRIVERS, TOOLS],
             contents: Contents::Files,
             revision: "2",
             finish,
         };
-        let kernel = Kernel::at(Suite::LAB, recipe.entry(cache, logs, progress)?);
+        let kernel = Kernel::of(&recipe, recipe.entry(cache, logs, progress)?);
         Ok(Kernel { name: "drivers".to_owned(), ..kernel })
     }
 
-    /// Returns the kernel that [`finish`] stored in the cache entry `entry`.
-    pub(super) fn at(suite: Suite, entry: PathBuf) -> Kernel {
-        let root = Root::at(entry.join("root"));
+    /// Returns the kernel that [`finish`] stored in the entry `entry` of a recipe.
+    pub(super) fn of(recipe: &Recipe<'_>, entry: PathBuf) -> Kernel {
+        let (suite, root) = (recipe.suite, recipe.root_at(&entry));
         Kernel { name: suite.name().to_owned(), suite, entry, root }
     }
 
@@ -149,12 +159,26 @@ pub(super) fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<
     step.at("taking the kernel's modules");
     let image = dir.join("vmlinuz");
     fs::copy(root.kernel_image()?, &image)?;
-    bzimage::unpack(&image, &root, &dir.join("vmlinux"))?;
-    let mut depmod = root::as_root("chroot"); // /usr/sbin/depmod may be an absolute link
-    depmod.arg(root.path()).args(["/usr/sbin/depmod", &root.kernel_release()?]);
-    command::run(&mut depmod, "listing the guest's kernel modules", log)?;
+    let unpacked = dir.join("vmlinux");
+    let release = root.kernel_release()?;
+    let (mut depmod, modules) = match root.arch() {
+        Arch::X86_64 => {
+            bzimage::unpack(&image, &root, &unpacked)?;
+            let mut depmod = root::as_root("chroot"); // /usr/sbin/depmod may be an absolute link
+            depmod.arg(root.path()).arg("/usr/sbin/depmod");
+            (depmod, [X86_MODULES, OPTIONAL_MODULES].concat())
+        }
+        Arch::Aarch64 => {
+            // It is not packed.
+            fs::copy(&image, &unpacked)?;
+            let mut depmod = root.program("usr/sbin/depmod");
+            depmod.arg("-b").arg(root.path());
+            (depmod, [ARM_MODULES, OPTIONAL_MODULES].concat())
+        }
+    };
+    command::run(depmod.arg(&release), "listing the guest's kernel modules", log)?;
     let mut cpio = Cpio::default();
-    modules::add(&mut cpio, &root, GUEST_MODULES, OPTIONAL_MODULES)?;
+    modules::add(&mut cpio, &root, GUEST_MODULES, &modules)?;
     fs::write(dir.join("modules.cpio"), cpio.finish())?;
     for mount_point in crate::build::MOUNT_POINTS {
         fs::create_dir_all(root.file(mount_point))?;

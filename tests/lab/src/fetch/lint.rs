@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Contents, Recipe};
+use super::{Contents, Platform, Recipe};
 use crate::command;
 use crate::debian::Suite;
 use crate::debian::inside::Inside;
@@ -15,6 +15,7 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "lint",
     suite: Suite::LAB,
+    platform: Platform::HOST,
     packages: &[
         // What runs the linters,
         &["base-files", "coreutils", "dash", "diffutils", "perl", "tar", "xz-utils"],

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Contents, Recipe};
+use super::{Contents, Platform, Recipe};
 use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::Progress;
@@ -94,6 +94,7 @@ fn system(
     let recipe = Recipe {
         name,
         suite,
+        platform: Platform::HOST,
         packages,
         contents: Contents::System { finally },
         revision: "1",

@@ -104,7 +104,7 @@ fn debian(bench: &Bench) -> Result<Tried> {
 /// declare its version, and it must build the module's core.
 fn debian_guest(bench: &Bench) -> Result<Tried> {
     let Bench { dirs, logs, progress } = bench;
-    let guest = Guest::fetch(&dirs.cache, logs, progress)?;
+    let guest = Guest::fetch_native(&dirs.cache, logs, progress)?;
     let root = guest.kernel().build_root();
     let mut rustc = Inside::new(root).shell("rustc --version");
     let compiler = command::output(&mut rustc, "asking the guest's rustc for its version")?;
