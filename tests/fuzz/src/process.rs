@@ -28,9 +28,7 @@ use xen_virtiod::process::device_thread::{Found, NewDevice};
 use xen_virtiod::process::message::Command;
 use xen_virtiod::process::message_socket::MessageSocket;
 use xen_virtiod::record::RecordDirectory;
-use xen_virtiod::tap::network::{
-    Attached, Exported, InterfaceRequest, Network, NetworkError, Removed,
-};
+use xen_virtiod::tap::network::{Attached, Exported, InterfaceRequest, Network, NetworkError};
 
 /// Maximum number of messages of an input.
 const MESSAGES: usize = 32;
@@ -69,8 +67,8 @@ impl Network for NoNetwork {
         panic!("a disk gets {}", request.name);
     }
 
-    fn remove_left(&self, _: &BTreeSet<String>) -> io::Result<Vec<Removed>> {
-        Ok(Vec::new())
+    fn remove_left(&self, _: &BTreeSet<String>) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -24,7 +24,6 @@ use virtio_bindings::virtio_net::{
 use self::arrivals::Arrivals;
 use self::config::Fields;
 use self::control::{Ack, ControlCommand};
-use self::features::OffloadsOff;
 use self::interface::MAX_PACKET;
 pub use self::interface::{Interface, LinkState};
 pub use self::lock::AddressLock;
@@ -65,15 +64,12 @@ pub struct Net {
     queue_sizes: Vec<u16>,
     /// The features that the driver negotiated; 0 while it is not ready.
     features: u64,
-    /// Offloads of these features that it has turned off.
-    offloads_off: OffloadsOff,
     /// Number of queue pairs that the driver uses; 0 while it is not ready.
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
     engine: IoEngine,
-    /// Where the next process finds the number of pairs that the driver uses, and above these 16
-    /// bits the offloads that it has turned off.
+    /// Where the next process finds the number of pairs that the driver uses.
     note: Option<DeviceNote>,
     /// The number of an earlier process.
     noted: u32,
@@ -131,7 +127,6 @@ impl Net {
             config_changed: false,
             queue_sizes: vec![QUEUE_SIZE; 2 * count + 1],
             features: 0,
-            offloads_off: OffloadsOff::default(),
             active: 0,
             receivers: (0..count).map(Receiver::new).collect(),
             arrivals: Arrivals::new(pairs),
@@ -160,8 +155,7 @@ impl Net {
     }
 
     fn format(&self) -> PacketFormat {
-        let features = self.offloads_off.remove_from(self.features);
-        let has = |number| features::has(features, number);
+        let has = |number| features::has(self.features, number);
         PacketFormat {
             buffers: if has(VIRTIO_NET_F_MRG_RXBUF) {
                 PacketBuffers::Mergeable
@@ -244,7 +238,6 @@ impl Net {
             let status = match ControlCommand::parse(request, memory)? {
                 ControlCommand::UsePairs(count) => self.use_pairs(count),
                 ControlCommand::SetMac(bytes) => self.set_mac(bytes),
-                ControlCommand::SetOffloads(on) => self.command_offloads(on),
                 ControlCommand::Announced => {
                     self.set_announce(false);
                     Ack::Done
@@ -287,26 +280,6 @@ impl Net {
         Ack::Done
     }
 
-    /// Leaves these offloads on, as the driver asks (section 5.1.6.5.7.1).
-    fn command_offloads(&mut self, on: u64) -> Ack {
-        let Some(off) = OffloadsOff::of_command(on, self.features) else { return Ack::Refused };
-        if let Err(error) = self.turn_off(off) {
-            let what = format_args!("offloads of the guest's refused: {}", Causes(&error));
-            self.stats.log.line(Level::WARN, what);
-            return Ack::Refused;
-        }
-        self.leave_numbers();
-        Ack::Done
-    }
-
-    /// Turns these offloads off, and the others that the driver negotiated on.
-    fn turn_off(&mut self, off: OffloadsOff) -> io::Result<()> {
-        let features = off.remove_from(self.features);
-        self.interface.set_offloads(&features::offloads(features))?;
-        self.offloads_off = off;
-        Ok(())
-    }
-
     /// Has the interface outlive this process, or not.
     fn keep_interface(&mut self, is_kept: bool) {
         if let Err(error) = self.interface.keep(is_kept) {
@@ -317,14 +290,8 @@ impl Net {
 
     fn set_active(&mut self, pairs: usize) {
         self.active = pairs;
-        self.leave_numbers();
-    }
-
-    /// Leaves the next process what the driver has chosen.
-    fn leave_numbers(&self) {
-        // At most a few hundred pairs.
-        let numbers = self.active as u32 | u32::from(self.offloads_off.0) << 16;
-        self.note.iter().for_each(|note| note.set(numbers));
+        // At most a few hundred.
+        self.note.iter().for_each(|note| note.set(pairs as u32));
     }
 
     /// Asks the guest to announce itself to the network, or not any more (section 5.1.6.5.4).
@@ -379,7 +346,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.features = features;
         self.check_link().map_err(interface_fault)?;
-        self.turn_off(OffloadsOff::default()).map_err(interface_fault)?;
+        let offloads = features::offloads(features);
+        self.interface.set_offloads(&offloads).map_err(interface_fault)?;
         self.interface.use_pairs(1).map_err(interface_fault)?;
         self.set_active(1);
         // The guest may have moved: switches learn where it is now.
@@ -407,20 +375,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         self.note = None;
     }
 
-    /// The driver has chosen a number of queue pairs and offloads, and does not choose again.
+    /// The driver has chosen a number of queue pairs, and does not choose again.
     fn note_taken_over(&mut self) {
-        let (off, pairs) = ((self.noted >> 16) as u16, self.noted as u16);
-        if off != 0
-            && let Err(error) = self.turn_off(OffloadsOff(off))
+        if let Ok(pairs) = u16::try_from(self.noted)
+            && pairs > 1
         {
-            let what =
-                format_args!("offloads that the guest turned off are on: {}", Causes(&error));
-            self.stats.log.line(Level::WARN, what);
-        }
-        if pairs > 1 {
             self.use_pairs(pairs);
         }
-        self.leave_numbers();
     }
 
     fn keep_no_more(&mut self) {
@@ -430,7 +391,6 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
 
     fn reset(&mut self) {
         self.features = 0;
-        self.offloads_off = OffloadsOff::default();
         self.fields.mac = self.mac;
         self.limited = QueueSet::default();
         self.set_active(0);

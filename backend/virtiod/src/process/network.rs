@@ -10,7 +10,7 @@ use super::link::{DeviceLink, too_many_files};
 use super::message::{Reply, Request};
 use crate::device::net::interface::LinkState;
 use crate::tap::network::{
-    Attached, InterfaceRequest, LinkMonitor, Network, NetworkError, Removed, TapInterface,
+    Attached, InterfaceRequest, LinkMonitor, Network, NetworkError, TapInterface,
 };
 use crate::wakeup::take_wake_ups;
 
@@ -46,8 +46,8 @@ impl Network for SupervisedNetwork {
         Ok(Attached { interface, bridge: bridge.map(|name| name.parse()).transpose()? })
     }
 
-    fn remove_left(&self, _: &BTreeSet<String>) -> io::Result<Vec<Removed>> {
-        Ok(Vec::new())
+    fn remove_left(&self, _: &BTreeSet<String>) -> io::Result<()> {
+        Ok(())
     }
 }
 

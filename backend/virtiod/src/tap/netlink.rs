@@ -10,7 +10,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::alias::Alias;
 use super::name::InterfaceName;
 
 /// Maximum number of notifications that one call reads; others keep the socket readable.
@@ -20,8 +19,6 @@ const NOTICE_BUDGET: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) index: u32,
-    /// Its name, if this daemon could have given it.
-    pub(super) name: Option<InterfaceName>,
     pub(super) mtu: u32,
     /// The interface is administratively up (`IFF_UP`); this says nothing about carrier.
     pub(super) is_up: bool,
@@ -30,32 +27,13 @@ pub(super) struct Link {
     pub(super) alias: Option<String>,
 }
 
-impl Link {
-    /// Its alias, if it is the interface of this device.
-    pub(super) fn alias_of(&self, device: &str) -> Option<Alias> {
-        self.alias.as_deref().and_then(Alias::parse).filter(|alias| alias.device == device)
-    }
-
-    /// Its MTU, as the configuration space has it, with 16 bits.
-    pub(super) fn mtu(&self) -> u16 {
-        u16::try_from(self.mtu).unwrap_or(u16::MAX)
-    }
-}
-
-/// The settings of a guest's interface.
+/// The settings of a bridge's port.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum LinkSetup {
-    /// A bridge's port, which is up.
-    Port {
-        /// Interface index of the bridge.
-        bridge: u32,
-        mtu: u32,
-        address: [u8; 6],
-    },
-    /// Up.
-    Alone,
-    /// Down: a script does the rest.
-    ByScript,
+pub(super) struct LinkSetup {
+    /// Interface index of the bridge.
+    pub(super) bridge: u32,
+    pub(super) mtu: u32,
+    pub(super) address: [u8; 6],
 }
 
 /// An rtnetlink socket for requests.
@@ -91,16 +69,19 @@ impl Links {
         }
     }
 
-    /// Gives an interface an alias and these settings.
-    pub(super) fn set_up(&self, index: u32, alias: &str, setup: LinkSetup) -> io::Result<()> {
+    /// Sets an interface up, with an alias, and makes it a bridge's port first if `port` is given.
+    pub(super) fn set_up(
+        &self,
+        index: u32,
+        alias: &str,
+        port: Option<LinkSetup>,
+    ) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
+        message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        if !matches!(setup, LinkSetup::ByScript) {
-            message.header.flags = LinkFlags::Up;
-        }
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-        if let LinkSetup::Port { bridge, mtu, address } = setup {
+        if let Some(LinkSetup { bridge, mtu, address }) = port {
             message.attributes.push(LinkAttribute::Address(address.to_vec()));
             message.attributes.push(LinkAttribute::Mtu(mtu));
             message.attributes.push(LinkAttribute::Controller(bridge));
@@ -108,8 +89,8 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
-    /// All interfaces.
-    pub(super) fn all(&self) -> io::Result<Vec<Link>> {
+    /// The indices and aliases of all interfaces that have one.
+    pub(super) fn aliases(&self) -> io::Result<Vec<(u32, String)>> {
         let get = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.send(get, NLM_F_REQUEST | NLM_F_DUMP)?;
         let mut found = Vec::new();
@@ -123,7 +104,8 @@ impl Links {
                     NetlinkPayload::Done(_) => return Ok(found),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
-                        found.push(link(&message));
+                        let link = link(&message);
+                        found.extend(link.alias.map(|alias| (link.index, alias)));
                     }
                     _ => {}
                 }
@@ -179,13 +161,8 @@ fn link(message: &LinkMessage) -> Link {
         LinkAttribute::IfAlias(alias) => Some(alias.clone()),
         _ => None,
     });
-    let name = attributes().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => name.parse().ok(),
-        _ => None,
-    });
     Link {
         index: message.header.index,
-        name,
         mtu: mtu.unwrap_or(0),
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_bridge,

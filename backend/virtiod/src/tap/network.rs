@@ -7,11 +7,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::alias::Alias;
 use super::interface::Tap;
 use super::name::{InterfaceName, NotAName};
-use super::netlink::{Link, LinkSetup, Links, Monitor};
-use super::script::{Script, ScriptError};
+use super::netlink::{LinkSetup, Links, Monitor};
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 
@@ -34,22 +32,13 @@ pub enum Bridge {
     Alone,
 }
 
-/// Who attaches an interface to the host's network.
-#[derive(Clone, Debug)]
-pub enum Attachment {
-    /// The daemon, to this bridge.
-    Bridge(Bridge),
-    /// A script, which also sets the interface up.
-    Script(Script),
-}
-
 /// A request for a guest's interface.
 #[derive(Clone, Debug)]
 pub struct InterfaceRequest {
     /// The interface's name.
     pub name: InterfaceName,
-    /// Who attaches it, and to what.
-    pub attachment: Attachment,
+    /// The bridge to attach it to.
+    pub bridge: Bridge,
     /// Number of queue pairs.
     pub pairs: QueuePairs,
     /// The device that it is for, as its record is named: an interface that an earlier process of
@@ -75,17 +64,6 @@ pub struct Exported {
     pub bridge: Option<InterfaceName>,
     /// The state of its link.
     pub link: Box<dyn LinkMonitor>,
-    /// The alias of one that an earlier process left, attached to the network.
-    pub left: Option<Alias>,
-}
-
-/// An interface that an earlier process left, and that was removed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Removed {
-    /// Its name.
-    pub name: InterfaceName,
-    /// Whose it was.
-    pub alias: Alias,
 }
 
 /// Monitors the link of an interface.
@@ -139,9 +117,6 @@ pub enum NetworkError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// The script did not attach the interface.
-    #[error(transparent)]
-    Script(#[from] ScriptError),
     /// The supervisor reports a failure.
     #[error("{0}")]
     Supervisor(String),
@@ -165,22 +140,15 @@ pub trait Network: Send + Sync {
         Err(NetworkError::Supervisor(why))
     }
 
-    /// The MTU of the interface of a device in another process, if it exists.
+    /// Removes interfaces that earlier processes left for devices other than these.
     ///
     /// # Errors
     /// The kernel's.
-    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
-        let _ = (name, device);
-        Ok(None)
-    }
-
-    /// Removes interfaces that earlier processes left for devices other than these, and returns
-    /// them.
-    ///
-    /// # Errors
-    /// The kernel's.
-    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<Vec<Removed>>;
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()>;
 }
+
+/// Begins the alias of each interface of a guest; the device follows.
+const ALIAS: &str = "xen-virtiod ";
 
 /// The network of the domain that this process runs in.
 #[derive(Clone, Copy, Debug)]
@@ -192,80 +160,64 @@ struct Opened {
     link: NetlinkMonitor,
     mtu: u16,
     bridge: Option<InterfaceName>,
-    left: Option<Alias>,
 }
 
 impl Opened {
     fn open(
-        InterfaceRequest { name, attachment, pairs, device }: InterfaceRequest,
+        InterfaceRequest { name, bridge, pairs, device }: InterfaceRequest,
     ) -> Result<Self, NetworkError> {
+        let alias = format!("{ALIAS}{device}");
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
-        let (script, found) = match attachment {
-            Attachment::Bridge(bridge) => (None, find_bridge(&links, bridge)?),
-            Attachment::Script(Script { path, .. }) => (Some(path), None),
+        let found = find_bridge(&links, bridge)?;
+        let left = links.find(&name).map_err(failed)?;
+        let is_left = match left {
+            Some(link) if link.alias.as_ref() == Some(&alias) => true,
+            Some(_) => return Err(NetworkError::Taken(name)),
+            None => false,
         };
-        let left = match links.find(&name).map_err(failed)? {
-            Some(link) => {
-                let left = link.alias_of(&device);
-                Some(left.ok_or_else(|| NetworkError::Taken(name.clone()))?)
-            }
-            None => None,
-        };
-        let setup = match (&script, &found) {
-            (Some(_), _) => LinkSetup::ByScript,
-            (None, Some((_, setup))) => *setup,
-            (None, None) => LinkSetup::Alone,
-        };
-        let alias = Alias { device, script };
-        let tap = Tap::open(&name, pairs, left.is_some());
+        let tap = Tap::open(&name, pairs, is_left);
         let tap = tap.map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let set_up = || -> io::Result<(NetlinkMonitor, u16)> {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
             // What an administrator changed of one that was left stays so.
-            if left.is_none() {
-                links.set_up(index, &alias.to_string(), setup)?;
+            if !is_left {
+                links.set_up(index, &alias, found.as_ref().map(|(_, setup)| *setup))?;
             }
-            let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu();
+            let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
+            // The configuration space's field has 16 bits.
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             Ok((NetlinkMonitor { links, monitor, index, link: None }, mtu))
         };
         let (link, mtu) = set_up().map_err(failed)?;
-        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name), left })
+        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name) })
     }
 }
 
 impl Network for HostNetwork {
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
-        let Opened { tap, link, mtu, bridge, .. } = Opened::open(request)?;
+        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
         Ok(Attached { interface: Box::new(TapInterface { tap, link, mtu }), bridge })
     }
 
     fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
-        let Opened { tap, link, mtu, bridge, left } = Opened::open(request)?;
-        Ok(Exported { queues: tap.into_queues(), mtu, bridge, link: Box::new(link), left })
+        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
+        Ok(Exported { queues: tap.into_queues(), mtu, bridge, link: Box::new(link) })
     }
 
-    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
-        let link = Links::open()?.find(name)?.filter(|link| link.alias_of(device).is_some());
-        Ok(link.map(|link| link.mtu()))
-    }
-
-    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<Vec<Removed>> {
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
         let links = Links::open()?;
-        let mut removed = Vec::new();
-        for Link { index, name, alias, .. } in links.all()? {
-            let alias = alias.as_deref().and_then(Alias::parse);
-            let alias = alias.filter(|alias| !devices.contains(&alias.device));
-            let (Some(name), Some(alias)) = (name, alias) else { continue };
-            tracing::info!("removing the interface {name} that was left of {}", alias.device);
-            match links.remove(index) {
-                Ok(()) => removed.push(Removed { name, alias }),
-                Err(error) => tracing::warn!(%error, "cannot remove it"),
+        for (index, alias) in links.aliases()? {
+            if alias.strip_prefix(ALIAS).is_some_and(|device| !devices.contains(device)) {
+                tracing::info!("removing the interface that was left of {alias:?}");
+                if let Err(error) = links.remove(index) {
+                    tracing::warn!(%error, "cannot remove it");
+                }
             }
         }
-        Ok(removed)
+        Ok(())
     }
 }
 
@@ -282,8 +234,7 @@ fn find_bridge(
     let found = links.find(&name);
     match found.map_err(|source| NetworkError::SetUp { name: name.clone(), source })? {
         Some(link) if link.is_bridge => {
-            let Link { index: bridge, mtu, .. } = link;
-            let setup = LinkSetup::Port { bridge, mtu, address: PORT_ADDRESS };
+            let setup = LinkSetup { bridge: link.index, mtu: link.mtu, address: PORT_ADDRESS };
             Ok(Some((name, setup)))
         }
         Some(_) => Err(NetworkError::NotABridge(name)),

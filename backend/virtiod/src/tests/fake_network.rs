@@ -17,11 +17,8 @@ use uring::waiting::{AwaitedFd, wait_by_poll};
 
 use crate::device::net::interface::{Interface, LinkState, MAX_PACKET, Offload};
 use crate::device::{Gather, Source};
-use crate::tap::alias::Alias;
-use crate::tap::name::InterfaceName;
 use crate::tap::network::{
-    Attached, Attachment, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
-    Removed,
+    Attached, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
 };
 
 /// Maximum number of packets that wait in a cable for the guest.
@@ -84,7 +81,7 @@ struct State {
     offloads: Vec<Offload>,
     is_down: bool,
     is_broken: bool,
-    alias: Option<Alias>,
+    owner: String,
     is_kept: bool,
 }
 
@@ -98,13 +95,6 @@ impl FakeNetwork {
         Arc::clone(self.0.lock().unwrap().get(name).expect(name))
     }
 
-    /// Removes an interface; returns whether it was there.
-    pub(super) fn pull_out(&self, name: &str) -> bool {
-        let Some(cable) = self.0.lock().unwrap().remove(name) else { return false };
-        cable.link_changed.write(1).unwrap();
-        true
-    }
-
     /// Names of all interfaces.
     pub(super) fn names(&self) -> Vec<String> {
         self.0.lock().unwrap().keys().cloned().collect()
@@ -113,26 +103,22 @@ impl FakeNetwork {
 
 impl Network for FakeNetwork {
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
-        let (bridge, script) = match request.attachment {
-            Attachment::Script(script) => (None, Some(script.path)),
-            Attachment::Bridge(Bridge::Alone) => (None, None),
-            Attachment::Bridge(Bridge::Usual) => (Some("xenbr0".parse().unwrap()), None),
-            Attachment::Bridge(Bridge::Named(name)) if name.as_str() == "xenbr0" => {
-                (Some(name), None)
-            }
-            Attachment::Bridge(Bridge::Named(name)) => return Err(NetworkError::NoBridge(name)),
+        let bridge = match request.bridge {
+            Bridge::Alone => None,
+            Bridge::Usual => Some("xenbr0".parse().unwrap()),
+            Bridge::Named(name) if name.as_str() == "xenbr0" => Some(name),
+            Bridge::Named(name) => return Err(NetworkError::NoBridge(name)),
         };
         let name = request.name.to_string();
         let left = self.0.lock().unwrap().get(&name).cloned();
-        if let Some(cable) = left.filter(|cable| cable.is_of(&request.device)) {
+        if let Some(cable) = left.filter(|cable| cable.state().owner == request.device) {
             let interface = Box::new(Plug { network: self.clone(), name, cable });
             return Ok(Attached { interface, bridge });
         }
         let pairs = usize::from(request.pairs.count());
-        let alias = Some(Alias { device: request.device, script });
         let to_guest = (0..pairs).map(|_| VecDeque::new()).collect();
         let cable = Arc::new(FakeLink {
-            state: Mutex::new(State { to_guest, alias, ..State::default() }),
+            state: Mutex::new(State { to_guest, owner: request.device, ..State::default() }),
             sent: Condvar::new(),
             link_changed: event_fd(),
             arrived: (0..pairs).map(|_| event_fd()).collect(),
@@ -148,40 +134,26 @@ impl Network for FakeNetwork {
     fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
         let pairs = request.pairs.count();
         let name = request.name.to_string();
-        let left = self.0.lock().unwrap().get(&name).cloned();
-        let left = left.and_then(|cable| cable.state().alias.clone());
         let Attached { mut interface, bridge } = self.attach(request)?;
         // The kernel keeps the interface as long as the queues.
         interface.keep(true).unwrap();
         let queues = (0..pairs).map(|_| UnixDatagram::unbound().unwrap().into()).collect();
         let link = Box::new(PluggedLink(self.link(&name)));
-        Ok(Exported { queues, mtu: interface.mtu(), bridge, link, left })
+        Ok(Exported { queues, mtu: interface.mtu(), bridge, link })
     }
 
-    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
-        let cable = self.0.lock().unwrap().get(name.as_str()).cloned();
-        Ok(cable.filter(|cable| cable.is_of(device)).map(|_| 1500))
-    }
-
-    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<Vec<Removed>> {
-        let mut removed = Vec::new();
-        self.0.lock().unwrap().retain(|name, cable| {
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
+        let is_left = |cable: &FakeLink| {
             let state = cable.state();
-            let alias = state.alias.as_ref().filter(|alias| !devices.contains(&alias.device));
-            let Some(alias) = alias.filter(|_| state.is_kept) else { return true };
-            removed.push(Removed { name: name.parse().unwrap(), alias: alias.clone() });
-            false
-        });
-        Ok(removed)
+            state.is_kept && !devices.contains(&state.owner)
+        };
+        self.0.lock().unwrap().retain(|_, cable| !is_left(cable));
+        Ok(())
     }
 }
 
 /// The test's end.
 impl FakeLink {
-    fn is_of(&self, device: &str) -> bool {
-        self.state().alias.as_ref().is_some_and(|alias| alias.device == device)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

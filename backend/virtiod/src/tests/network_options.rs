@@ -109,30 +109,6 @@ fn guest_changes_its_mac_address_unless_it_is_locked() {
 }
 
 #[test]
-fn guest_turns_offloads_off_and_the_next_process_leaves_them_off() {
-    let mut host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(3);
-    let all = cable.offloads();
-    assert_eq!(all.len(), 4);
-    let set = |driver: &mut Driver, on: u64| {
-        command_in(2, driver, &[&[5, 0], &on.to_le_bytes()[..]].concat())
-    };
-    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_GUEST_CSUM), 0);
-    assert_eq!(cable.offloads(), [Offload::Checksum]);
-    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_MQ), 1, "no offload");
-    host.leave();
-    host.serve_again();
-    // An answer comes of the next process.
-    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_MQ), 1);
-    assert_eq!(cable.offloads(), [Offload::Checksum]);
-    let on = VIRTIO_NET_F_GUEST_TSO4;
-    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_GUEST_CSUM | 1 << on), 0);
-    assert_eq!(cable.offloads(), [Offload::Checksum, Offload::Tso4]);
-    end(host, &ends, driver);
-}
-
-#[test]
 fn configuration_sets_address_interface_bridge_and_queues() {
     let host = Host::start();
     host.configure(

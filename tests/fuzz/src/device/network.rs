@@ -9,7 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use xen_virtiod::device::net::LinkState;
 use xen_virtiod::device::net::interface::{Interface, Offload};
 use xen_virtiod::device::{Gather, Source, WriteMode};
-use xen_virtiod::tap::network::{Attached, InterfaceRequest, Network, NetworkError, Removed};
+use xen_virtiod::tap::network::{Attached, InterfaceRequest, Network, NetworkError};
 
 /// The device's end of the cable.
 pub(super) struct Cable(UnixDatagram);
@@ -32,8 +32,8 @@ impl Network for Cable {
         Ok(Attached { interface: Box::new(plug), bridge: None })
     }
 
-    fn remove_left(&self, _devices: &BTreeSet<String>) -> io::Result<Vec<Removed>> {
-        Ok(Vec::new())
+    fn remove_left(&self, _devices: &BTreeSet<String>) -> io::Result<()> {
+        Ok(())
     }
 }
 

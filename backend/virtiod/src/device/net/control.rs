@@ -1,9 +1,9 @@
 //! Commands in the control queue (virtio 1.3 section 5.1.6.5): class, command, data, status byte.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_CTRL_GUEST_OFFLOADS,
-    VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET,
-    VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_OK,
+    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_CTRL_MAC,
+    VIRTIO_NET_CTRL_MAC_ADDR_SET, VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET,
+    VIRTIO_NET_ERR, VIRTIO_NET_OK,
 };
 
 use crate::device::{DeviceMemory, Fault, VirtioRequest};
@@ -23,8 +23,6 @@ pub(super) enum ControlCommand {
     UsePairs(u16),
     /// The guest has this MAC address, which is not checked.
     SetMac([u8; 6]),
-    /// These offloads stay on: a set of feature bits.
-    SetOffloads(u64),
     /// The guest has announced itself, or will.
     Announced,
     /// A command whose feature is not offered, or a malformed one.
@@ -45,23 +43,20 @@ impl ControlCommand {
             return Err(Fault::Chain { head: request.head, reason });
         }
         // The length of the longest supported command.
-        let mut bytes = [0; 10];
+        let mut bytes = [0; 8];
         let length = request.readable().length();
         let Some(given) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length))
         else {
             return Ok(Self::Unsupported);
         };
         request.readable().copy_to(memory, given)?;
-        let [class, command, d0, d1, d2, d3, d4, d5, d6, d7] = bytes;
+        let [class, command, d0, d1, d2, d3, d4, d5] = bytes;
         Ok(match (u32::from(class), u32::from(command), length) {
             (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, 4) => {
                 Self::UsePairs(u16::from_le_bytes([d0, d1]))
             }
             (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, 8) => {
                 Self::SetMac([d0, d1, d2, d3, d4, d5])
-            }
-            (VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, 10) => {
-                Self::SetOffloads(u64::from_le_bytes([d0, d1, d2, d3, d4, d5, d6, d7]))
             }
             (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, 2) => Self::Announced,
             _ => Self::Unsupported,

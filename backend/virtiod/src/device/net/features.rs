@@ -1,18 +1,17 @@
 //! Feature bits of the network device (virtio 1.3 section 5.1.3), and their effects.
 //!
 //! The device does not offer filters of addresses and VLANs (`VIRTIO_NET_F_CTRL_RX`, `_CTRL_VLAN`):
-//! a guest receives the frames that its bridge sends to its port, as on a switch. Linux does not
-//! repeat the VLANs after a restore, so that a filter would drop the frames of those that it had
-//! before. A guest may send from any address, unless an [`AddressLock`](super::AddressLock) says
+//! a guest receives the frames that its bridge sends to its port, as on a switch. Nor can the guest
+//! turn offloads off (`_CTRL_GUEST_OFFLOADS`). Linux does not repeat these commands after a restore:
+//! VLANs that it had before would be silent, and programs (XDP) get packets that they drop. A guest may send from any address, unless an [`AddressLock`](super::AddressLock) says
 //! otherwise.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR,
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
-    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
-    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_SPEED_DUPLEX,
-    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
 };
 
 use super::QueuePairs;
@@ -33,42 +32,9 @@ const ALWAYS: &[u32] = &[
     VIRTIO_NET_F_STATUS,
     VIRTIO_NET_F_CTRL_VQ,
     VIRTIO_NET_F_GUEST_ANNOUNCE,
-    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
     VIRTIO_NET_F_CTRL_MAC_ADDR,
     VIRTIO_NET_F_SPEED_DUPLEX,
 ];
-
-/// The features that are offloads of the guest's, in the order of the bits of [`OffloadsOff`].
-const OFFLOADS: [u32; 4] = [
-    VIRTIO_NET_F_GUEST_CSUM,
-    VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_GUEST_ECN,
-];
-
-/// Offloads that the driver has negotiated and turned off, for a process that takes over: a bit for
-/// each of [`OFFLOADS`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct OffloadsOff(pub(super) u16);
-
-impl OffloadsOff {
-    /// Those that a command leaves out, which lists what stays on (section 5.1.6.5.7.1); `None` if
-    /// it lists others than offloads that were negotiated.
-    pub(super) fn of_command(on: u64, features: u64) -> Option<Self> {
-        let known = OFFLOADS.iter().fold(0, |bits, number| bits | 1 << number);
-        if on & !(features & known) != 0 {
-            return None;
-        }
-        let off = OFFLOADS.iter().enumerate().filter(|(_, number)| !has(on, **number));
-        Some(Self(off.fold(0, |bits, (index, _)| bits | 1 << index)))
-    }
-
-    /// `features` without them.
-    pub(super) fn remove_from(self, features: u64) -> u64 {
-        let off = OFFLOADS.iter().enumerate().filter(|(index, _)| self.0 & 1 << index != 0);
-        off.fold(features, |features, (_, number)| features & !(1 << number))
-    }
-}
 
 /// Whether bit `number` is set.
 pub(super) fn has(features: u64, number: u32) -> bool {
@@ -127,23 +93,6 @@ mod tests {
         let pairs = QueuePairs::try_from(2).unwrap();
         let names = crate::features::names(offered(pairs), crate::device::DeviceId::Network);
         assert!(names.iter().all(|name| name.starts_with("VIRTIO_NET_F_")), "{names:?}");
-    }
-
-    #[test]
-    fn driver_turns_negotiated_offloads_off_and_on() {
-        let features = bits(&[VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MAC]);
-        let left = |on: &[u32]| {
-            let off = OffloadsOff::of_command(bits(on), features)?;
-            Some(offloads(off.remove_from(features)))
-        };
-        let (csum, tso4) = (VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4);
-        assert_eq!(left(&[]), Some(vec![]));
-        assert_eq!(left(&[csum]), Some(vec![Offload::Checksum]));
-        assert_eq!(left(&[tso4]), Some(vec![]), "segmentation needs checksums");
-        assert_eq!(left(&[csum, tso4]), Some(vec![Offload::Checksum, Offload::Tso4]));
-        assert_eq!(left(&[csum, VIRTIO_NET_F_GUEST_TSO6]), None, "not negotiated");
-        assert_eq!(left(&[csum, VIRTIO_NET_F_MAC]), None, "no offload");
-        assert_eq!(OffloadsOff::default().remove_from(features), features);
     }
 
     #[test]
