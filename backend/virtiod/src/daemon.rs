@@ -20,6 +20,7 @@ pub mod registry;
 pub mod reload;
 pub mod runner;
 mod same_address;
+mod scripts;
 pub mod server;
 pub mod signals;
 mod size_watches;

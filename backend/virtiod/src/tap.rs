@@ -1,10 +1,9 @@
 //! The host's network.
 //!
 //! [`network`] attaches a guest's interface to a bridge. [`interface`] creates TAP interfaces and
-//! moves packets, [`netlink`] reads and changes interfaces, [`name`] checks their names, [`alias`]
-//! says whose they are, and [`script`] names the administrator's scripts that attach them.
+//! moves packets, [`netlink`] reads and changes interfaces, [`name`] checks their names, and
+//! [`script`] those of the administrator's scripts that attach them.
 
-pub mod alias;
 mod interface;
 #[allow(unsafe_code, reason = "ioctls that no library has")]
 mod ioctl;

@@ -56,14 +56,6 @@ impl DevicePath {
         format!("{}-{}-{}", self.class, self.guest.0, self.number)
     }
 
-    /// The device whose record has this name.
-    pub fn of_record(name: &str) -> Option<Self> {
-        let (rest, number) = name.rsplit_once('-')?;
-        let (class, guest) = rest.rsplit_once('-')?;
-        let (guest, number) = (DomId(guest.parse().ok()?), number.parse().ok()?);
-        Some(Self { class: class.to_owned(), guest, number })
-    }
-
     /// The path of one of the backend's keys.
     pub fn key(&self, key: &str) -> String {
         format!("{self}/{key}")
@@ -327,6 +319,17 @@ impl<S: XenStore> Keys<S> {
                 Ok(())
             }
             written => written,
+        }
+    }
+
+    /// Removes one of the keys that [`Keys::publish`] writes, if it is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn withdraw(&mut self, key: &str) -> Result<(), StoreError> {
+        match self.backend(key)? {
+            Some(_) => self.store.remove(&self.backend.key(key)),
+            None => Ok(()),
         }
     }
 

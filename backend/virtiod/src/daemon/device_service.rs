@@ -14,7 +14,6 @@ use tracing::Level;
 use uring::waiting::wait_by_poll;
 
 use super::image_service::{Answer, ImageService, KeptClaims};
-use super::interface_script::LatestServices;
 use super::interface_service::InterfaceService;
 use super::own_keys::{OwnKeys, Permit};
 use super::runner::{SharedHost, StartError};
@@ -68,8 +67,6 @@ pub(super) struct HostServices {
     pub(super) terminals: KeptTerminals,
     /// The sockets that devices listen on.
     pub(super) sockets: KeptSockets,
-    /// The services of devices whose interfaces have scripts.
-    pub(super) scripts: LatestServices,
 }
 
 /// A process whose devices the supervisor can give up.
@@ -109,10 +106,10 @@ impl<X: Xen> DeviceService<X> {
     pub(super) fn start(xen: X, device: ServedDevice) -> Result<(), StartError> {
         let name = format!("{}-{}", device.path.guest.0, device.path.number);
         let own = OwnKeys::new(&device.path);
-        let HostServices { shared, kept, sockets, scripts, .. } = &device.host;
+        let HostServices { shared, kept, sockets, .. } = &device.host;
         let images = ImageService::new(&device.path, kept.clone(), shared.sizes.clone());
         let sockets = SocketService::new(&device.path, sockets.clone());
-        let interface = InterfaceService::new(Arc::clone(&shared.network), scripts.clone());
+        let interface = InterfaceService::new(Arc::clone(&shared.network), shared.scripts.clone());
         let mut service = Self { xen, device, keys: None, own, images, interface, sockets };
         let body = move || {
             let mut given_up = GivenUp(Some(Arc::clone(&service.device.process)));
@@ -135,6 +132,9 @@ impl<X: Xen> DeviceService<X> {
                 let socket = &self.device.socket;
                 let Some((request, _)) = socket.receive::<Request>()? else { return Ok(()) };
                 let (reply, files) = self.answer(request);
+                if self.interface.is_abandoned() {
+                    return Ok(());
+                }
                 // An image belongs to the other process alone from then on: see `IoMark`.
                 let copies: Vec<_> = files.iter().map(AsFd::as_fd).collect();
                 self.device.socket.send(&reply, &copies)?;
@@ -175,7 +175,7 @@ impl<X: Xen> DeviceService<X> {
             (Request::LinkState, _) => (self.interface.state(), Vec::new()),
             (Request::Connect { port }, _) => descriptor(self.sockets.connect(port).map(Some)),
             (Request::AttachInterface, Some(keys)) => {
-                let attached = attach(&mut self.interface, keys, path, config);
+                let attached = attach(&mut self.interface, &mut self.own, keys, path, config);
                 attached.unwrap_or_else(|error| failed(&error))
             }
             (Request::Listen { path: socket }, Some(keys)) => {
@@ -259,6 +259,7 @@ impl<X: Xen> DeviceService<X> {
 /// Attaches the interface of a network device.
 fn attach<S: XenStore>(
     interface: &mut InterfaceService,
+    own: &mut OwnKeys,
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
@@ -266,17 +267,24 @@ fn attach<S: XenStore>(
     let request = setup::interface_of(keys, path, config)?;
     let variables = match &request.attachment {
         Attachment::Bridge(_) => Vec::new(),
-        Attachment::Script(script) => setup::publish_for_script(keys, path, config, script)?,
-    };
-    interface.attach(path, request, variables).map_err(|error| match error {
-        NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
-            // Its own words, which none but it writes.
-            let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();
-            let said = said.map(|text| one_line(&excerpt(&text)));
-            NetworkError::Script(ScriptError::Failed { script, status, said }).into()
+        Attachment::Script(script) => {
+            own.fix_for_script();
+            keys.withdraw(HOTPLUG_ERROR)?;
+            setup::publish_for_script(keys, path, config, script)?
         }
-        error => error.into(),
-    })
+    };
+    let (attached, bridge) =
+        interface.attach(path, request, variables).map_err(|error| match error {
+            NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
+                // Its own words, which none but it writes.
+                let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();
+                let said = said.map(|text| one_line(&excerpt(&text)));
+                NetworkError::Script(ScriptError::Failed { script, status, said }).into()
+            }
+            error => DeviceError::from(error),
+        })?;
+    own.set_bridge(bridge);
+    Ok(attached)
 }
 
 /// A service that cannot go on.

@@ -16,7 +16,6 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use super::descriptor_store::StoredDescriptors;
 use super::device_service::{DeviceService, HangUp, HostServices, ServedDevice};
 use super::image_service::KeptClaims;
-use super::interface_script::LatestServices;
 use super::launch::Launch;
 use super::registry::Registry;
 use super::reload::{self, Reloaded, Replaced};
@@ -109,8 +108,7 @@ impl<X: Xen> GuestProcesses<X> {
         let sockets = KeptSockets::restore(&mut stored);
         stored.forget_rest();
         let kept = KeptClaims::default();
-        let scripts = LatestServices::default();
-        let host = HostServices { shared, kept, terminals, sockets, scripts };
+        let host = HostServices { shared, kept, terminals, sockets };
         let (all, configs) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self {
             xen,
@@ -247,12 +245,15 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         self.configs.remove(path);
         self.host.terminals.close(path);
         self.host.sockets.close(path);
+        let name = path.record_name();
+        self.host.shared.scripts.take_back_of(|device| device == name);
     }
 
     fn forget_others(&mut self, devices: &BTreeSet<String>) {
         self.host.kept.retain_chains(devices);
         self.host.terminals.retain(devices);
         self.host.sockets.retain(devices);
+        self.host.shared.scripts.take_back_of(|device| !devices.contains(device));
     }
 
     fn forget(&mut self, guest: DomId) {

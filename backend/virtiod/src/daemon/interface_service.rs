@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use uring::waiting::wait_by_poll;
 
 use super::image_service::Answer;
-use super::interface_script::{InterfaceScript, LatestServices, Turn};
+use super::interface_script::InterfaceScript;
+use super::scripts::{Scripts, Turn};
 use crate::bus::DevicePath;
 use crate::device::AwaitedFd;
 use crate::device::net::interface::LinkState;
@@ -17,6 +18,7 @@ use crate::tap::name::InterfaceName;
 use crate::tap::network::{
     Attachment, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
 };
+use crate::tap::script::ScriptError;
 use crate::wakeup::WakeUp;
 
 /// Maximum time for which an interface is awaited to go, when the process that had it is gone or
@@ -27,9 +29,12 @@ const GONE_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct InterfaceService {
     network: Arc<dyn Network>,
     attached: Option<Attached>,
-    /// The interface's script, and the turn of this service.
-    script: Option<(InterfaceScript, Turn)>,
-    services: LatestServices,
+    name: Option<InterfaceName>,
+    /// The turn of this service, if a script attached the interface.
+    turn: Option<Turn>,
+    scripts: Scripts,
+    /// Whether a script was killed since the daemon ends: the device waits for the next one.
+    is_abandoned: bool,
 }
 
 struct Attached {
@@ -41,67 +46,77 @@ struct Attached {
 
 impl InterfaceService {
     /// Without an interface.
-    pub(super) fn new(network: Arc<dyn Network>, services: LatestServices) -> Self {
-        Self { network, attached: None, script: None, services }
+    pub(super) fn new(network: Arc<dyn Network>, scripts: Scripts) -> Self {
+        Self { network, attached: None, name: None, turn: None, scripts, is_abandoned: false }
     }
 
     /// Attaches the interface of the device at `path`, or has its script do it, with these
-    /// variables.
+    /// variables. Returns the bridge too.
     ///
     /// # Errors
-    /// [`NetworkError`].
+    /// [`NetworkError`], also for a second one.
     pub(super) fn attach(
         &mut self,
         path: &DevicePath,
         request: InterfaceRequest,
         variables: Vec<(&'static str, String)>,
-    ) -> Result<Answer, NetworkError> {
+    ) -> Result<(Answer, Option<String>), NetworkError> {
+        if self.attached.is_some() {
+            let why = format!("{path} has its interface already");
+            return Err(NetworkError::Supervisor(why));
+        }
         let name = request.name.clone();
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
-        let wanted = match &request.attachment {
+        let script = match &request.attachment {
             Attachment::Bridge(_) => None,
             Attachment::Script(script) => Some(script.path.clone()),
         };
         let exported = self.network.attach_for_process(request)?;
-        let Exported { mut queues, mut mtu, bridge, mut link, left } = exported;
-        let is_new = left.is_none();
-        // That of one that was left may have been another one.
-        let script = left.map_or(wanted, |alias| alias.script);
-        self.script = script.map(|script| {
-            let turn = self.services.begin(&path.record_name());
-            (InterfaceScript::new(script, &name, path, variables), turn)
-        });
-        if let Some((script, turn)) = self.script.as_ref().filter(|_| is_new) {
-            self.services.run(turn, || script.attach()).transpose()?;
-            let now = self.network.mtu_of(&name, &path.record_name()).map_err(failed)?;
-            mtu = now.unwrap_or(mtu);
+        let Exported { mut queues, mut mtu, bridge, mut link, is_left } = exported;
+        let device = path.record_name();
+        // One that was left may have had a script by an earlier configuration.
+        if script.is_some() || self.scripts.concern(&device) {
+            self.turn = Some(self.scripts.begin(name.as_str(), &device));
+        }
+        if let (Some(script), Some(turn)) = (script, &self.turn) {
+            let script = InterfaceScript::new(script, &name, path, variables);
+            let ran = self.scripts.attach(turn, &script, is_left);
+            self.is_abandoned = matches!(ran, Err(ScriptError::Stopped { .. }));
+            ran?;
+            mtu = self.network.mtu_of(&name, &device).map_err(failed)?.unwrap_or(mtu);
         }
         let (changed, theirs) = WakeUp::pair().map_err(failed)?;
         let state = link.take_change().map_err(failed)?.unwrap_or(LinkState::Down);
         queues.push(theirs);
         self.attached = Some(Attached { link, state, changed });
+        self.name = Some(name);
         let bridge = bridge.as_ref().map(InterfaceName::to_string);
-        Ok((Reply::Attached { mtu, bridge }, queues))
+        Ok(((Reply::Attached { mtu, bridge: bridge.clone() }, queues), bridge))
+    }
+
+    /// Whether the device is to wait for the next daemon.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned
     }
 
     /// Has the script take back what it did, if the interface is gone.
     pub(super) fn end(&mut self) {
-        let Some((script, turn)) = self.script.take() else { return };
-        if self.is_gone(&script, &turn) {
-            self.services.run(&turn, || script.take_back());
+        let (Some(turn), Some(name)) = (self.turn.take(), self.name.take()) else { return };
+        if self.is_gone(&turn, &name) {
+            self.scripts.take_back_as(&turn);
         }
-        self.services.end(&turn);
+        self.scripts.end(&turn);
     }
 
     /// Waits until the interface is gone, or is another service's.
-    fn is_gone(&mut self, script: &InterfaceScript, turn: &Turn) -> bool {
+    fn is_gone(&mut self, turn: &Turn, name: &InterfaceName) -> bool {
         let end = Instant::now() + GONE_LIMIT;
-        while self.services.has(turn) {
-            match self.network.mtu_of(&script.interface, &script.device) {
+        while self.scripts.has(turn) {
+            match self.network.mtu_of(name, turn.device()) {
                 Ok(None) => return true,
                 Ok(Some(_)) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot look for {}", script.interface);
+                    tracing::warn!(%error, "cannot look for {name}");
                     return false;
                 }
             }

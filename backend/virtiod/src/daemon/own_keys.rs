@@ -41,13 +41,24 @@ pub(super) struct OwnKeys {
     frontend: Option<String>,
     /// The paths of terminals and sockets that the supervisor opened for it.
     opened: BTreeSet<String>,
+    /// The bridge of its interface.
+    bridge: Option<String>,
+    /// Whether a script finds its parameters in the directory.
+    has_script: bool,
 }
 
 impl OwnKeys {
     /// The keys of the device at `path`.
     pub(super) fn new(path: &DevicePath) -> Self {
         let guest = format!("/local/domain/{}/", path.guest.0);
-        Self { backend: path.to_string(), guest, frontend: None, opened: BTreeSet::new() }
+        Self {
+            backend: path.to_string(),
+            guest,
+            frontend: None,
+            opened: BTreeSet::new(),
+            bridge: None,
+            has_script: false,
+        }
     }
 
     /// Notes the frontend's directory, which the toolstack named.
@@ -60,6 +71,17 @@ impl OwnKeys {
     /// Notes a path of a terminal or a socket that the device may publish.
     pub(super) fn note_opened(&mut self, path: &Path) {
         self.opened.insert(path.display().to_string());
+    }
+
+    /// Notes the bridge of the device's interface, which it may publish.
+    pub(super) fn set_bridge(&mut self, bridge: Option<String>) {
+        self.bridge = bridge;
+    }
+
+    /// Notes that a script that root runs reads what is published of the interface: the supervisor
+    /// has published it.
+    pub(super) fn fix_for_script(&mut self) {
+        self.has_script = true;
     }
 
     /// Whether the device may do that.
@@ -109,8 +131,9 @@ impl OwnKeys {
         };
         match key {
             "tty" | "socket" => self.opened.contains(value),
-            "tap" | "bridge" => value.parse::<InterfaceName>().is_ok(),
-            "mac" => value.parse::<MacAddress>().is_ok(),
+            "tap" => value.parse::<InterfaceName>().is_ok(),
+            "bridge" => self.bridge.as_deref() == Some(value),
+            "mac" => !self.has_script && value.parse::<MacAddress>().is_ok(),
             "cid" | "state" => value.parse::<u32>().is_ok(),
             key if WRITABLE.contains(&key) => true,
             key => match port_key(key) {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::reload::{Reloaded, Reloads};
+use super::scripts::Scripts;
 use super::size_watches::SizeWatches;
 use crate::bus::{DevicePath, Ending, StopSignal};
 use crate::domain::Domain;
@@ -43,6 +44,8 @@ pub struct SharedHost {
     pub sizes: SizeWatches,
     /// Requests to reload the configuration file.
     pub reloads: Arc<Reloads>,
+    /// The scripts that attach interfaces.
+    pub scripts: Scripts,
 }
 
 impl SharedHost {
@@ -54,7 +57,9 @@ impl SharedHost {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let waker = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let reloads = Arc::new(Reloads::new(Arc::clone(&waker)));
-        Ok(Self { records, network, sizes: SizeWatches::new(waker), reloads })
+        let notes = records.as_ref().map(|records| records.path_of_all().to_owned());
+        let scripts = notes.map_or_else(Scripts::default, Scripts::with_notes);
+        Ok(Self { records, network, sizes: SizeWatches::new(waker), reloads, scripts })
     }
 }
 

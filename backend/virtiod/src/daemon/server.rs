@@ -22,10 +22,10 @@ use tracing::Level;
 
 use self::changes::{Change, changes};
 use self::retries::Retries;
-use super::interface_script;
 use super::reload::Reloads;
 use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
+use super::scripts::Scripts;
 use super::size_watches::SizeWatches;
 use crate::Causes;
 use crate::backoff::Backoff;
@@ -88,6 +88,7 @@ pub struct Server<X: Domain> {
     registry: Arc<Registry>,
     records: Option<RecordDirectory>,
     network: Arc<dyn Network>,
+    scripts: Scripts,
     reloads: Arc<Reloads>,
     runner: Box<dyn Runner>,
     /// Watches the sizes of disks.
@@ -146,7 +147,7 @@ impl<X: Domain> Server<X> {
     pub fn with_runner(
         xen: X,
         registry: Arc<Registry>,
-        SharedHost { records, network, sizes, reloads }: SharedHost,
+        SharedHost { records, network, sizes, reloads, scripts }: SharedHost,
         runner: Box<dyn Runner>,
     ) -> Result<Self, ServerError> {
         let woken = sizes.waker();
@@ -159,6 +160,7 @@ impl<X: Domain> Server<X> {
             registry,
             records,
             network,
+            scripts,
             reloads,
             runner,
             sizes,
@@ -185,6 +187,8 @@ impl<X: Domain> Server<X> {
     pub fn run(mut self, stop: &StopSignal) -> Result<(), ServerError> {
         let outcome = self.serve(stop);
         let ending = stop.ending();
+        // No device waits for a script any more.
+        self.scripts.stop();
         let running = std::mem::take(&mut self.running);
         // All are notified before the first is awaited: they end in parallel.
         let stopping = running.into_iter().filter_map(|(path, running)| {
@@ -484,11 +488,8 @@ impl<X: Domain> Server<X> {
     /// gone.
     fn forget_left(&mut self) {
         let there: BTreeSet<_> = self.known.iter().map(DevicePath::record_name).collect();
-        match self.network.remove_left(&there) {
-            Ok(removed) => interface_script::take_back(&removed),
-            Err(error) => {
-                tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
-            }
+        if let Err(error) = self.network.remove_left(&there) {
+            tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
         }
         self.runner.forget_others(&there);
         let Some(records) = &self.records else { return };

@@ -72,6 +72,11 @@ impl RecordDirectory {
         }
     }
 
+    /// The directory.
+    pub fn path_of_all(&self) -> &Path {
+        &self.0
+    }
+
     /// The names of all records.
     ///
     /// # Errors

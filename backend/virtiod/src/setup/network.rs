@@ -65,10 +65,16 @@ pub(super) fn publish_for_script<S: XenStore>(
         ("bridge", script.bridge.as_ref().map(InterfaceName::to_string)),
         ("ip", Some(addresses).filter(|addresses| !addresses.is_empty())),
     ];
-    let given = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    let mut given: Vec<_> = given.collect();
-    for (key, value) in &given {
-        keys.publish(key, value)?;
+    let mut given = Vec::new();
+    for (key, value) in values {
+        match value {
+            Some(value) => {
+                keys.publish(key, &value)?;
+                given.push((key, value));
+            }
+            // One of an earlier configuration.
+            None => keys.withdraw(key)?,
+        }
     }
     given.extend(script.gateway.iter().map(|gateway| ("netdev", gateway.to_string())));
     Ok(given)

@@ -27,13 +27,27 @@ pub(super) struct Link {
     pub(super) alias: Option<String>,
 }
 
-/// The settings of a bridge's port.
+impl Link {
+    /// Its MTU, as the configuration space has it, with 16 bits.
+    pub(super) fn mtu(&self) -> u16 {
+        u16::try_from(self.mtu).unwrap_or(u16::MAX)
+    }
+}
+
+/// The settings of a guest's interface.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LinkSetup {
-    /// Interface index of the bridge.
-    pub(super) bridge: u32,
-    pub(super) mtu: u32,
-    pub(super) address: [u8; 6],
+pub(super) enum LinkSetup {
+    /// A bridge's port, which is up.
+    Port {
+        /// Interface index of the bridge.
+        bridge: u32,
+        mtu: u32,
+        address: [u8; 6],
+    },
+    /// Up.
+    Alone,
+    /// Down: a script does the rest.
+    ByScript,
 }
 
 /// An rtnetlink socket for requests.
@@ -69,19 +83,16 @@ impl Links {
         }
     }
 
-    /// Sets an interface up, with an alias, and makes it a bridge's port first if `port` is given.
-    pub(super) fn set_up(
-        &self,
-        index: u32,
-        alias: &str,
-        port: Option<LinkSetup>,
-    ) -> io::Result<()> {
+    /// Gives an interface an alias and these settings.
+    pub(super) fn set_up(&self, index: u32, alias: &str, setup: LinkSetup) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
+        if !matches!(setup, LinkSetup::ByScript) {
+            message.header.flags = LinkFlags::Up;
+        }
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-        if let Some(LinkSetup { bridge, mtu, address }) = port {
+        if let LinkSetup::Port { bridge, mtu, address } = setup {
             message.attributes.push(LinkAttribute::Address(address.to_vec()));
             message.attributes.push(LinkAttribute::Mtu(mtu));
             message.attributes.push(LinkAttribute::Controller(bridge));

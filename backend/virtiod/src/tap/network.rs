@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::interface::Tap;
 use super::name::{InterfaceName, NotAName};
-use super::netlink::{LinkSetup, Links, Monitor};
+use super::netlink::{Link, LinkSetup, Links, Monitor};
+use super::script::{Script, ScriptError};
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 
@@ -32,13 +33,22 @@ pub enum Bridge {
     Alone,
 }
 
+/// Who attaches an interface to the host's network.
+#[derive(Clone, Debug)]
+pub enum Attachment {
+    /// The daemon, to this bridge.
+    Bridge(Bridge),
+    /// A script, which also sets the interface up.
+    Script(Script),
+}
+
 /// A request for a guest's interface.
 #[derive(Clone, Debug)]
 pub struct InterfaceRequest {
     /// The interface's name.
     pub name: InterfaceName,
-    /// The bridge to attach it to.
-    pub bridge: Bridge,
+    /// Who attaches it, and to what.
+    pub attachment: Attachment,
     /// Number of queue pairs.
     pub pairs: QueuePairs,
     /// The device that it is for, as its record is named: an interface that an earlier process of
@@ -64,6 +74,8 @@ pub struct Exported {
     pub bridge: Option<InterfaceName>,
     /// The state of its link.
     pub link: Box<dyn LinkMonitor>,
+    /// Whether an earlier process left it.
+    pub is_left: bool,
 }
 
 /// Monitors the link of an interface.
@@ -117,6 +129,9 @@ pub enum NetworkError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// The script did not attach the interface.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// The supervisor reports a failure.
     #[error("{0}")]
     Supervisor(String),
@@ -140,6 +155,15 @@ pub trait Network: Send + Sync {
         Err(NetworkError::Supervisor(why))
     }
 
+    /// The MTU of the interface of a device in another process, if it exists.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
+        let _ = (name, device);
+        Ok(None)
+    }
+
     /// Removes interfaces that earlier processes left for devices other than these.
     ///
     /// # Errors
@@ -149,6 +173,11 @@ pub trait Network: Send + Sync {
 
 /// Begins the alias of each interface of a guest; the device follows.
 const ALIAS: &str = "xen-virtiod ";
+
+/// The alias of a device's interface.
+fn alias_of(device: &str) -> String {
+    format!("{ALIAS}{device}")
+}
 
 /// The network of the domain that this process runs in.
 #[derive(Clone, Copy, Debug)]
@@ -160,16 +189,24 @@ struct Opened {
     link: NetlinkMonitor,
     mtu: u16,
     bridge: Option<InterfaceName>,
+    is_left: bool,
 }
 
 impl Opened {
     fn open(
-        InterfaceRequest { name, bridge, pairs, device }: InterfaceRequest,
+        InterfaceRequest { name, attachment, pairs, device }: InterfaceRequest,
     ) -> Result<Self, NetworkError> {
-        let alias = format!("{ALIAS}{device}");
+        let alias = alias_of(&device);
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
-        let found = find_bridge(&links, bridge)?;
+        let (found, setup) = match attachment {
+            Attachment::Bridge(bridge) => {
+                let found = find_bridge(&links, bridge)?;
+                let setup = found.as_ref().map_or(LinkSetup::Alone, |(_, setup)| *setup);
+                (found, setup)
+            }
+            Attachment::Script(_) => (None, LinkSetup::ByScript),
+        };
         let left = links.find(&name).map_err(failed)?;
         let is_left = match left {
             Some(link) if link.alias.as_ref() == Some(&alias) => true,
@@ -184,27 +221,31 @@ impl Opened {
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
             // What an administrator changed of one that was left stays so.
             if !is_left {
-                links.set_up(index, &alias, found.as_ref().map(|(_, setup)| *setup))?;
+                links.set_up(index, &alias, setup)?;
             }
-            let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
-            // The configuration space's field has 16 bits.
-            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu();
             Ok((NetlinkMonitor { links, monitor, index, link: None }, mtu))
         };
         let (link, mtu) = set_up().map_err(failed)?;
-        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name) })
+        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name), is_left })
     }
 }
 
 impl Network for HostNetwork {
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
-        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
+        let Opened { tap, link, mtu, bridge, .. } = Opened::open(request)?;
         Ok(Attached { interface: Box::new(TapInterface { tap, link, mtu }), bridge })
     }
 
     fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
-        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
-        Ok(Exported { queues: tap.into_queues(), mtu, bridge, link: Box::new(link) })
+        let Opened { tap, link, mtu, bridge, is_left } = Opened::open(request)?;
+        Ok(Exported { queues: tap.into_queues(), mtu, bridge, link: Box::new(link), is_left })
+    }
+
+    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
+        let link = Links::open()?.find(name)?;
+        let own = link.filter(|link| link.alias.as_ref() == Some(&alias_of(device)));
+        Ok(own.map(|link| link.mtu()))
     }
 
     fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
@@ -234,7 +275,8 @@ fn find_bridge(
     let found = links.find(&name);
     match found.map_err(|source| NetworkError::SetUp { name: name.clone(), source })? {
         Some(link) if link.is_bridge => {
-            let setup = LinkSetup { bridge: link.index, mtu: link.mtu, address: PORT_ADDRESS };
+            let Link { index: bridge, mtu, .. } = link;
+            let setup = LinkSetup::Port { bridge, mtu, address: PORT_ADDRESS };
             Ok(Some((name, setup)))
         }
         Some(_) => Err(NetworkError::NotABridge(name)),

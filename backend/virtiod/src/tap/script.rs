@@ -8,14 +8,13 @@ use std::process::ExitStatus;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::name::InterfaceName;
 
 /// The directory of Xen's scripts.
 const DIRECTORY: &str = "/etc/xen/scripts";
-/// Maximum length of a path in bytes: an interface's alias (`IFALIASZ`, 256) has it behind the
-/// device.
+/// Maximum length of a path in bytes.
 const LONGEST: usize = 200;
 
 /// The path of a script.
@@ -70,6 +69,12 @@ impl FromStr for ScriptPath {
     }
 }
 
+impl Serialize for ScriptPath {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for ScriptPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
@@ -108,6 +113,12 @@ pub enum ScriptError {
         status: ExitStatus,
         /// What it wrote to `hotplug-error` in XenStore, as Xen's scripts do.
         said: Option<String>,
+    },
+    /// It was killed, since the daemon ends.
+    #[error("the script {script} was killed, since xen-virtiod ends")]
+    Stopped {
+        /// The script.
+        script: ScriptPath,
     },
     /// It was killed.
     #[error("the script {script} was killed: it did not end within {} s", .limit.as_secs())]

@@ -17,8 +17,9 @@ use uring::waiting::{AwaitedFd, wait_by_poll};
 
 use crate::device::net::interface::{Interface, LinkState, MAX_PACKET, Offload};
 use crate::device::{Gather, Source};
+use crate::tap::name::InterfaceName;
 use crate::tap::network::{
-    Attached, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
+    Attached, Attachment, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
 };
 
 /// Maximum number of packets that wait in a cable for the guest.
@@ -95,6 +96,13 @@ impl FakeNetwork {
         Arc::clone(self.0.lock().unwrap().get(name).expect(name))
     }
 
+    /// Removes an interface; returns whether it was there.
+    pub(super) fn pull_out(&self, name: &str) -> bool {
+        let Some(cable) = self.0.lock().unwrap().remove(name) else { return false };
+        cable.link_changed.write(1).unwrap();
+        true
+    }
+
     /// Names of all interfaces.
     pub(super) fn names(&self) -> Vec<String> {
         self.0.lock().unwrap().keys().cloned().collect()
@@ -103,11 +111,11 @@ impl FakeNetwork {
 
 impl Network for FakeNetwork {
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
-        let bridge = match request.bridge {
-            Bridge::Alone => None,
-            Bridge::Usual => Some("xenbr0".parse().unwrap()),
-            Bridge::Named(name) if name.as_str() == "xenbr0" => Some(name),
-            Bridge::Named(name) => return Err(NetworkError::NoBridge(name)),
+        let bridge = match request.attachment {
+            Attachment::Script(_) | Attachment::Bridge(Bridge::Alone) => None,
+            Attachment::Bridge(Bridge::Usual) => Some("xenbr0".parse().unwrap()),
+            Attachment::Bridge(Bridge::Named(name)) if name.as_str() == "xenbr0" => Some(name),
+            Attachment::Bridge(Bridge::Named(name)) => return Err(NetworkError::NoBridge(name)),
         };
         let name = request.name.to_string();
         let left = self.0.lock().unwrap().get(&name).cloned();
@@ -134,12 +142,18 @@ impl Network for FakeNetwork {
     fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
         let pairs = request.pairs.count();
         let name = request.name.to_string();
+        let is_left = self.0.lock().unwrap().contains_key(&name);
         let Attached { mut interface, bridge } = self.attach(request)?;
         // The kernel keeps the interface as long as the queues.
         interface.keep(true).unwrap();
         let queues = (0..pairs).map(|_| UnixDatagram::unbound().unwrap().into()).collect();
         let link = Box::new(PluggedLink(self.link(&name)));
-        Ok(Exported { queues, mtu: interface.mtu(), bridge, link })
+        Ok(Exported { queues, mtu: interface.mtu(), bridge, link, is_left })
+    }
+
+    fn mtu_of(&self, name: &InterfaceName, device: &str) -> io::Result<Option<u16>> {
+        let cable = self.0.lock().unwrap().get(name.as_str()).cloned();
+        Ok(cable.filter(|cable| cable.state().owner == device).map(|_| 1500))
     }
 
     fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {

@@ -599,13 +599,16 @@ fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
     assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(false));
 }
 
-/// A script that notes each of its runs in a file beside it, and exits with this status.
+/// A script that notes each of its runs in a file beside it, and exits with this status; if it is to
+/// fail, when there is a file `go`.
 fn script(status: i32) -> (TempDir, String) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("vif-test");
     let text = format!(
-        "#!/bin/sh\necho $* $vif $XENBUS_PATH $mac $bridge $ip $netdev >>{}\nexit {status}\n",
+        "#!/bin/sh\necho $* $vif $XENBUS_PATH $mac $bridge $ip $netdev >>{}\n\
+         [ {status} = 0 ] || until [ -e {} ]; do sleep 0.01; done\nexit {status}\n",
         directory.path().join("runs").display(),
+        directory.path().join("go").display(),
     );
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
@@ -657,6 +660,17 @@ fn script_attaches_an_interface_and_takes_it_back_when_the_interface_is_gone() {
                 2001:db8::5 up";
     let expected = [format!("online {rest}"), format!("offline {rest}")];
     assert_eq!(wait_for_runs(&runs, 2), expected, "the second process found it attached");
+    // The process may not choose what the script reads.
+    let (_control, socket) = liar.start_at(&device);
+    assert_eq!(ask(&socket, Request::OpenStore), Reply::Done);
+    assert_eq!(ask(&socket, Request::AttachInterface), Reply::Attached { mtu: 1500, bridge: None });
+    for (key, value) in [("bridge", "ovs.8"), ("mac", "00:16:3e:00:00:06"), ("ip", "192.0.2.6")] {
+        let path = format!("backend/virtio/1/0/{key}");
+        let write = StoreRequest::Write { path, value: value.to_owned() };
+        assert_eq!(ask(&socket, Request::Store(write)), Reply::Forbidden, "{key}");
+    }
+    let again = ask(&socket, Request::AttachInterface);
+    assert!(matches!(again, Reply::Failed { .. }), "a second interface: {again:?}");
     let published = |key| {
         let key = format!("/local/domain/0/backend/virtio/1/0/{key}");
         liar.hypervisor.store_read(&key)
@@ -673,10 +687,15 @@ fn device_whose_script_fails_has_the_scripts_words() {
     let (runs, path) = script(3);
     let (mut liar, device) = with_script(&path);
     let said = "/local/domain/0/backend/virtio/1/0/hotplug-error";
-    liar.hypervisor.store_write(said, "no\nswitch");
+    liar.hypervisor.store_write(said, "an earlier script's");
     let (_control, socket) = liar.start_at(&device);
     assert_eq!(ask(&socket, Request::OpenStore), Reply::Done);
-    let Reply::Failed { reason, .. } = ask(&socket, Request::AttachInterface) else {
+    socket.send(&Request::AttachInterface, &[]).unwrap();
+    wait_for_runs(&runs, 1);
+    assert_eq!(liar.hypervisor.store_read(said), None);
+    liar.hypervisor.store_write(said, "no\nswitch");
+    std::fs::write(runs.path().join("go"), "").unwrap();
+    let Some((Reply::Failed { reason, .. }, _)) = socket.receive::<Reply>().unwrap() else {
         panic!("it was attached");
     };
     let expected = format!("the script {path} failed, exit status: 3: no\\nswitch");
