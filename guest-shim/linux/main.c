@@ -96,6 +96,7 @@ static int xvm_offer_page(struct xvm_device *xvm)
 	err = xvm_read_keys(xvm, &negotiated);
 	if (err)
 		return err;
+	xvm_stray_remove(xvm);
 	err = xvm_bus_open(xvm, &negotiated);
 	if (err)
 		return err;
@@ -620,7 +621,6 @@ static int xvm_probe(struct xenbus_device *xdev,
 	xvm_bus_init(xvm, xvm_queue_used);
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
-	xvm_stray_remove(xvm);
 	xvm_reconnect_enter(xvm, xvm_workqueue);
 	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
