@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::Flock;
 
 use crate::boot::{Init, Machine, MachineKind, Setup};
@@ -102,11 +102,16 @@ impl Lab {
         terminal: bool,
         progress: &Progress,
     ) -> Result<Machine> {
+        let arch = self.fetched.tools.arch();
+        ensure!(
+            kind == MachineKind::default() || arch == Arch::default(),
+            "the machine {kind} is for x86_64"
+        );
         let installation = match kind.init() {
             Init::Lab => None,
             Init::Systemd => Some(self.installation(payload.guest_tools, progress)?),
         };
-        progress.line(crate::boot::accel_line(self.fetched.tools.arch()));
+        progress.line(crate::boot::accel_line(arch));
         let step = progress.step(&match kind {
             MachineKind::Default => "boot Xen and Dom0".to_owned(),
             other => format!("boot Xen and Dom0 on the machine {other}"),

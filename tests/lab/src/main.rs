@@ -57,7 +57,9 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// The architecture of the machine: x86_64 or, for demo, test, soak, run and shell, aarch64,
-    /// for which the lab compiles and emulates
+    /// which QEMU emulates. What is built and logged for that is in target/lab/aarch64, its guests
+    /// are of one kind, called pvh, test and soak run scenarios alone, and the machine is the
+    /// default one
     #[arg(long, global = true, default_value_t)]
     arch: Arch,
 }

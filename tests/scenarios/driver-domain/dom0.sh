@@ -69,14 +69,16 @@ for what in process daemon both; do
 done
 tell_guest "$backend" end
 
-# Save and restore the guest during writes.
-saved=$domid
-xl save "$saved" "$PWD/saved" || fail "xl could not save the guest"
-wait_gone "$saved" 15
-round=$(guest_said verified round)
-xl restore "$PWD/saved" || fail "xl could not restore the guest"
-domid=$(xl domid verified)
-wait_console verified 60 "lab: round $((round + 2))"
+# Save and restore the guest during writes, which xl cannot on Arm.
+if [ "$(uname -m)" = x86_64 ]; then
+    saved=$domid
+    xl save "$saved" "$PWD/saved" || fail "xl could not save the guest"
+    wait_gone "$saved" 15
+    round=$(guest_said verified round)
+    xl restore "$PWD/saved" || fail "xl could not restore the guest"
+    domid=$(xl domid verified)
+    wait_console verified 60 "lab: round $((round + 2))"
+fi
 tell_guest "$domid" stop
 end_guest verified 40
 

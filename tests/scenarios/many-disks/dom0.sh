@@ -3,6 +3,7 @@
 # xvda, xvda1, xvda2 and xvda3 to xvdp3. The daemon warns of a 65th disk, xvdq.
 # guests:
 # soak: pv
+# not-on-arm: xl has room for 11 disks there
 # limit: 180
 . /lab/dom0/lib.sh
 

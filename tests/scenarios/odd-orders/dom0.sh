@@ -5,6 +5,7 @@
 # Each has the outcome that it has with xen-blkback, and nothing is left of any guest.
 # guests:
 # soak: pv pvh hvm
+# not-on-arm: xl cannot save guests there
 # limit: 1800
 . /lab/dom0/lib.sh
 

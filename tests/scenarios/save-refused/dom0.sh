@@ -4,6 +4,7 @@
 # on. (xl waits for 60 s before it reports that the guest was not suspended.)
 # guests:
 # soak: pv pvh pv-bookworm pvh-sid
+# not-on-arm: xl cannot save guests there
 # limit: 400
 . /lab/dom0/lib.sh
 

@@ -5,6 +5,7 @@
 # stream goes on.
 # guests: pv
 # soak: pvh pv-bookworm pvh-sid hvm
+# not-on-arm: xl cannot save guests there
 # limit: 4000
 # needs: fio
 . /lab/dom0/lib.sh

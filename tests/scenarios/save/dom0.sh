@@ -4,6 +4,7 @@
 # itself to the bridge. The daemon has nothing of the saved guest mapped.
 # guests: pv
 # soak: pvh pv-bookworm pvh-sid hvm
+# not-on-arm: xl cannot save guests there
 # limit: 240
 . /lab/dom0/lib.sh
 

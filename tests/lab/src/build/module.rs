@@ -99,6 +99,15 @@ fn once(
 ) -> Result<()> {
     let stamp = products.first().context("nothing to build")?.with_extension("built-from");
     let key = key_of(&dirs.project.join("guest-shim"), roots)?;
+    let helpers = roots.iter().filter_map(|root| root.helper());
+    let helpers: Vec<_> = helpers.map(|root| root.path().display().to_string()).collect();
+    let key = match helpers.is_empty() {
+        true => key,
+        false => {
+            let cross = [key.as_str(), ENTER_CROSS, CROSS].into_iter();
+            store::key(cross.chain(helpers.iter().map(String::as_str)))
+        }
+    };
     let exist = products.iter().all(|product| product.exists());
     if exist && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
         return Ok(());
