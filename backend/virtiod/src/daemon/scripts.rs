@@ -115,8 +115,8 @@ impl Scripts {
         }
     }
 
-    /// Attaches a new interface by its script, or one that was left and that no script has attached.
-    /// If an earlier run did not get to its end, what it did is taken back first.
+    /// Attaches a new interface by its script, or one that was left and that no script has
+    /// attached. If an earlier run did not get to its end, what it did is taken back first.
     ///
     /// # Errors
     /// [`ScriptError`]; then what the script did is taken back.

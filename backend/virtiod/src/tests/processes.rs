@@ -599,8 +599,8 @@ fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
     assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(false));
 }
 
-/// A script that notes each of its runs in a file beside it, and exits with this status; if it is to
-/// fail, when there is a file `go`.
+/// A script that notes each of its runs in a file beside it, and exits with this status; if it is
+/// to fail, when there is a file `go`.
 fn script(status: i32) -> (TempDir, String) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("vif-test");

@@ -2,8 +2,9 @@
 //!
 //! The device does not offer filters of addresses and VLANs (`VIRTIO_NET_F_CTRL_RX`, `_CTRL_VLAN`):
 //! a guest receives the frames that its bridge sends to its port, as on a switch. Nor can the guest
-//! turn offloads off (`_CTRL_GUEST_OFFLOADS`). Linux does not repeat these commands after a restore:
-//! VLANs that it had before would be silent, and programs (XDP) get packets that they drop. A guest may send from any address, unless an [`AddressLock`](super::AddressLock) says
+//! turn offloads off (`_CTRL_GUEST_OFFLOADS`). Linux does not repeat these commands after a
+//! restore: VLANs that it had before would be silent, and programs (XDP) get packets that they
+//! drop. A guest may send from any address, unless an [`AddressLock`](super::AddressLock) says
 //! otherwise.
 
 use virtio_bindings::virtio_net::{
