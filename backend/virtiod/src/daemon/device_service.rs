@@ -246,9 +246,14 @@ impl<X: Xen> DeviceService<X> {
     }
 
     fn open_store(&mut self) -> Reply {
-        let path = &self.device.path;
+        let ServedDevice { path, config, .. } = &self.device;
         let opened = self.xen.store().and_then(|store| Keys::open(store, path.clone()));
-        reply(opened.map(|keys| {
+        reply(opened.map(|mut keys| {
+            // From now on: a script of this device's may run for another service.
+            let interface = setup::interface_of(&mut keys, path, config);
+            if interface.is_ok_and(|of| matches!(of.attachment, Attachment::Script(_))) {
+                self.own.fix_for_script(&[]);
+            }
             self.own.set_frontend(keys.frontend_path().to_owned());
             self.keys = Some(keys);
             None
@@ -268,23 +273,21 @@ fn attach<S: XenStore>(
     let variables = match &request.attachment {
         Attachment::Bridge(_) => Vec::new(),
         Attachment::Script(script) => {
-            own.fix_for_script();
             keys.withdraw(HOTPLUG_ERROR)?;
-            setup::publish_for_script(keys, path, config, script)?
+            let published = setup::publish_for_script(keys, path, config, script)?;
+            own.fix_for_script(&published);
+            published
         }
     };
-    let (attached, bridge) =
-        interface.attach(path, request, variables).map_err(|error| match error {
-            NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
-                // Its own words, which none but it writes.
-                let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();
-                let said = said.map(|text| one_line(&excerpt(&text)));
-                NetworkError::Script(ScriptError::Failed { script, status, said }).into()
-            }
-            error => DeviceError::from(error),
-        })?;
-    own.set_bridge(bridge);
-    Ok(attached)
+    interface.attach(path, request, variables).map_err(|error| match error {
+        NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
+            // Its own words, which none but it writes.
+            let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();
+            let said = said.map(|text| one_line(&excerpt(&text)));
+            NetworkError::Script(ScriptError::Failed { script, status, said }).into()
+        }
+        error => error.into(),
+    })
 }
 
 /// A service that cannot go on.

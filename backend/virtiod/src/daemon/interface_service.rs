@@ -51,7 +51,7 @@ impl InterfaceService {
     }
 
     /// Attaches the interface of the device at `path`, or has its script do it, with these
-    /// variables. Returns the bridge too.
+    /// variables.
     ///
     /// # Errors
     /// [`NetworkError`], also for a second one.
@@ -60,7 +60,7 @@ impl InterfaceService {
         path: &DevicePath,
         request: InterfaceRequest,
         variables: Vec<(&'static str, String)>,
-    ) -> Result<(Answer, Option<String>), NetworkError> {
+    ) -> Result<Answer, NetworkError> {
         if self.attached.is_some() {
             let why = format!("{path} has its interface already");
             return Err(NetworkError::Supervisor(why));
@@ -91,7 +91,7 @@ impl InterfaceService {
         self.attached = Some(Attached { link, state, changed });
         self.name = Some(name);
         let bridge = bridge.as_ref().map(InterfaceName::to_string);
-        Ok(((Reply::Attached { mtu, bridge: bridge.clone() }, queues), bridge))
+        Ok((Reply::Attached { mtu, bridge }, queues))
     }
 
     /// Whether the device is to wait for the next daemon.

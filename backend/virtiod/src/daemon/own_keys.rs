@@ -41,10 +41,9 @@ pub(super) struct OwnKeys {
     frontend: Option<String>,
     /// The paths of terminals and sockets that the supervisor opened for it.
     opened: BTreeSet<String>,
-    /// The bridge of its interface.
-    bridge: Option<String>,
-    /// Whether a script finds its parameters in the directory.
-    has_script: bool,
+    /// What the supervisor has published for a script that root runs, and that finds its parameters
+    /// in the directory; `None` if there is no script.
+    for_script: Option<Vec<(&'static str, String)>>,
 }
 
 impl OwnKeys {
@@ -56,8 +55,7 @@ impl OwnKeys {
             guest,
             frontend: None,
             opened: BTreeSet::new(),
-            bridge: None,
-            has_script: false,
+            for_script: None,
         }
     }
 
@@ -73,15 +71,17 @@ impl OwnKeys {
         self.opened.insert(path.display().to_string());
     }
 
-    /// Notes the bridge of the device's interface, which it may publish.
-    pub(super) fn set_bridge(&mut self, bridge: Option<String>) {
-        self.bridge = bridge;
+    /// Notes what the supervisor has published for the interface's script: the device may publish
+    /// nothing else of these keys.
+    pub(super) fn fix_for_script(&mut self, published: &[(&'static str, String)]) {
+        self.for_script = Some(published.to_vec());
     }
 
-    /// Notes that a script that root runs reads what is published of the interface: the supervisor
-    /// has published it.
-    pub(super) fn fix_for_script(&mut self) {
-        self.has_script = true;
+    /// Whether a script may find this value.
+    fn is_for_script(&self, key: &str, value: &str) -> bool {
+        self.for_script.as_ref().is_none_or(|published| {
+            published.iter().any(|(name, known)| *name == key && known == value)
+        })
     }
 
     /// Whether the device may do that.
@@ -132,8 +132,8 @@ impl OwnKeys {
         match key {
             "tty" | "socket" => self.opened.contains(value),
             "tap" => value.parse::<InterfaceName>().is_ok(),
-            "bridge" => self.bridge.as_deref() == Some(value),
-            "mac" => !self.has_script && value.parse::<MacAddress>().is_ok(),
+            "bridge" => self.is_for_script(key, value) && value.parse::<InterfaceName>().is_ok(),
+            "mac" => self.is_for_script(key, value) && value.parse::<MacAddress>().is_ok(),
             "cid" | "state" => value.parse::<u32>().is_ok(),
             key if WRITABLE.contains(&key) => true,
             key => match port_key(key) {

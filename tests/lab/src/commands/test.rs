@@ -205,7 +205,7 @@ fn name(scenario: &Scenario) -> String {
     format!("e2e/{scenario}")
 }
 
-/// As [`test`], for the scenarios on Arm: all other checks do not depend on the machine.
+/// As [`test()`], for the scenarios on Arm: all other checks do not depend on the machine.
 fn test_on_arm(filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
     let progress = Progress::new();
     let mut summary = Summary::default();
