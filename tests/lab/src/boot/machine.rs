@@ -162,7 +162,7 @@ impl Drop for Machine {
 /// `dom0/job.sh`), and Xen switches vector registers eagerly instead of on first use.
 const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 spec-ctrl=eager-fpu";
 
-/// Xen's options on Arm. Debian's Xen has XSM's policy SILO as its default there: no domain but
+/// Xen's options on Arm. Xen has XSM's policy SILO as its default there: no domain but
 /// Dom0 may then grant pages to a driver domain.
 const XEN_OPTIONS_AARCH64: &str = "console=dtuart xsm=dummy";
 
