@@ -59,6 +59,15 @@ impl<'a> Platform<'a> {
         Self { arch, helper: (arch != Arch::default()).then(|| tools.root().path()) }
     }
 
+    /// The recipe for this architecture.
+    fn recipe(self, x86_64: Recipe<'static>, aarch64: Recipe<'static>) -> Recipe<'a> {
+        let recipe = match self.arch {
+            Arch::X86_64 => x86_64,
+            Arch::Aarch64 => aarch64,
+        };
+        Recipe { platform: self, ..recipe }
+    }
+
     /// The name of a cache entry.
     fn name(self, name: &str) -> String {
         match self.arch {

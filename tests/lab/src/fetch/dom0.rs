@@ -148,11 +148,7 @@ impl Dom0 {
         logs: &Path,
         progress: &Progress,
     ) -> Result<Dom0> {
-        let recipe = match platform.arch {
-            Arch::X86_64 => RECIPE,
-            Arch::Aarch64 => AARCH64,
-        };
-        let entry = Recipe { platform, ..recipe }.entry(cache, logs, progress)?;
+        let entry = platform.recipe(RECIPE, AARCH64).entry(cache, logs, progress)?;
         Ok(Dom0 { entry })
     }
 

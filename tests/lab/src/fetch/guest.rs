@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::{Contents, Kernel, Platform, Recipe, kernel};
 use crate::cpio::Cpio;
+use crate::debian::Suite;
 use crate::debian::root::Root;
-use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
@@ -58,11 +58,7 @@ impl Guest {
         logs: &Path,
         progress: &Progress,
     ) -> Result<Guest> {
-        let recipe = match platform.arch {
-            Arch::X86_64 => RECIPE,
-            Arch::Aarch64 => AARCH64,
-        };
-        let recipe = Recipe { platform, ..recipe };
+        let recipe = platform.recipe(RECIPE, AARCH64);
         let entry = recipe.entry(cache, logs, progress)?;
         let kernel = Kernel::of(&recipe, entry.clone());
         Ok(Guest { entry, kernel })
