@@ -250,8 +250,10 @@ impl<X: Xen> DeviceService<X> {
         let opened = self.xen.store().and_then(|store| Keys::open(store, path.clone()));
         reply(opened.map(|mut keys| {
             // From now on: a script of this device's may run for another service.
-            let interface = setup::interface_of(&mut keys, path, config);
-            if interface.is_ok_and(|of| matches!(of.attachment, Attachment::Script(_))) {
+            if path.class != setup::DISKS
+                && let Ok(request) = setup::interface_of(&mut keys, path, config)
+                && matches!(request.attachment, Attachment::Script(_))
+            {
                 self.own.fix_for_script(&[]);
             }
             self.own.set_frontend(keys.frontend_path().to_owned());

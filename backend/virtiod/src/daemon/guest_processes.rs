@@ -245,15 +245,14 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         self.configs.remove(path);
         self.host.terminals.close(path);
         self.host.sockets.close(path);
-        let name = path.record_name();
-        self.host.shared.scripts.take_back_of(|device| device == name);
+        self.host.shared.scripts.take_back_of(path.record_name());
     }
 
     fn forget_others(&mut self, devices: &BTreeSet<String>) {
         self.host.kept.retain_chains(devices);
         self.host.terminals.retain(devices);
         self.host.sockets.retain(devices);
-        self.host.shared.scripts.take_back_of(|device| !devices.contains(device));
+        self.host.shared.scripts.take_back_others(devices);
     }
 
     fn forget(&mut self, guest: DomId) {

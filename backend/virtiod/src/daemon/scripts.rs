@@ -179,9 +179,19 @@ impl Scripts {
         }
     }
 
-    /// Takes back what the scripts did of devices that are gone, in a thread.
-    pub(super) fn take_back_of(&self, is_gone: impl Fn(&str) -> bool) {
-        let gone: Vec<_> = self.devices().into_iter().filter(|device| is_gone(device)).collect();
+    /// Takes back what the script of a device that is gone did, in a thread.
+    pub(super) fn take_back_of(&self, device: String) {
+        if self.concern(&device) {
+            self.take_back_in_thread(vec![device]);
+        }
+    }
+
+    /// As [`Scripts::take_back_of`], for all devices but these.
+    pub(super) fn take_back_others(&self, devices: &BTreeSet<String>) {
+        self.take_back_in_thread(self.devices().difference(devices).cloned().collect());
+    }
+
+    fn take_back_in_thread(&self, gone: Vec<String>) {
         if gone.is_empty() || self.is_stopped() {
             return;
         }
@@ -363,8 +373,9 @@ mod tests {
     fn script_of_a_gone_device_takes_back_what_it_did() {
         let ((_notes, scripts), noted) = (scripts(), Noted::new());
         scripts.write(&noted.of(1, "m1"), Progress::Attached);
-        scripts.take_back_of(|device| device == "virtio-2-0");
-        scripts.take_back_of(|device| device == "virtio-1-0");
+        scripts.take_back_of("virtio-2-0".to_owned());
+        scripts.take_back_others(&BTreeSet::from(["virtio-1-0".to_owned()]));
+        scripts.take_back_of("virtio-1-0".to_owned());
         let end = Instant::now() + Duration::from_secs(10);
         while scripts.concern("virtio-1-0") {
             assert!(Instant::now() < end, "waited 10 s for the script");

@@ -89,7 +89,7 @@ pub struct Script {
     /// What it attaches the interface to, in its own terms: Open vSwitch's `vif-openvswitch` has
     /// the VLAN behind a dot.
     pub bridge: Option<InterfaceName>,
-    /// The interface whose address `vif-route` and `vif-nat` use.
+    /// The interface whose address `vif-route` uses.
     pub gateway: Option<InterfaceName>,
 }
 
