@@ -5,7 +5,7 @@
 # and afterwards Dom0 has as many grants, event channels, files and as much memory in use as before.
 # guests: pv
 # soak: pvh pv-bookworm
-# limit: 900
+# limit: 1800
 # needs: fio
 . /lab/dom0/lib.sh
 . /lab/dom0/under-load.sh
