@@ -27,7 +27,7 @@ pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 A disk line that it serves (target last):
   disk = [\"format=raw,vdev=xvda,access=rw,backendtype=standalone,specification=virtio,target=/path\"]
 A network device, at the bridge xenbr0 if that exists:
-  virtio = [\"type=virtio,device1,transport=mmio\"]
+  virtio = [\"type=virtio,device1\"]
 Other types: device3 is a console, device4 an entropy device, device13 a socket device (vsock).
 
 For a device that it cannot serve, it writes the reason to the log and to the key `error` of the

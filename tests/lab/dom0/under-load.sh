@@ -15,7 +15,8 @@ receive_streams() {
 }
 
 # start_loaded_guest NAME DISKS SED…: starts a guest with one or two disks and an interface, as
-# start_example does, and waits until it has verified the disks once.
+# start_example does, and waits until it has verified the disks once. The interface has the key
+# transport, which the examples leave out.
 start_loaded_guest() {
     local guest=$1 first=${2%% *} disks
     # shellcheck disable=SC2086 # a second disk, or none

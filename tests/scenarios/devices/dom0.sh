@@ -22,8 +22,8 @@ xen-virtiod check
 # replaces the last one.
 make_initrd initrd /lab/scenarios/devices/guest.sh
 start_example devices-pv $name "$PWD/initrd" \
-    's|^virtio = \[|&"type=virtio,device4,transport=mmio,grant_usage=1",|' \
-    's|^ *"type=virtio,device13,.*|&"type=virtio,device99,transport=mmio,grant_usage=1",|' ||
+    's|^virtio = \[|&"type=virtio,device4,grant_usage=1",|' \
+    's|^ *"type=virtio,device13,.*|&"type=virtio,device99,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
 # xl does not wait for the backends of such devices, and the guest does not wait for a refused one,

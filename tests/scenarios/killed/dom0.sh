@@ -19,7 +19,7 @@ line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' /lab/xen-configs/blk-pv.cfg)
 idle=$(echo "$line" | sed "s|target=.*|target=$PWD/idle.img|")
 busy=$(echo "$line" | sed "s|vdev=xvda|vdev=xvdb|; s|target=.*|target=$PWD/busy.img|")
 start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|" \
-    's|^virtio = \[|&"type=virtio,device1,transport=mmio,grant_usage=1",|' \
+    's|^virtio = \[|&"type=virtio,device1,grant_usage=1",|' \
     "\$adisk = [\"$idle\", \"$busy\"]" || fail "xl could not create the guest"
 
 # kill_daemon: kills the daemon and informs the guest. The states in XenStore do not change.

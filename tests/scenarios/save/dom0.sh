@@ -26,7 +26,7 @@ for disk in $all; do
 done
 make_initrd initrd /lab/scenarios/save/guest.sh
 start_example devices-pv "$name" "$PWD/initrd" "$kind" "\$adisk = [$disks]" \
-    's|^virtio = \[|&"type=virtio,device1,transport=mmio,grant_usage=1",|' ||
+    's|^virtio = \[|&"type=virtio,device1,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
 # The number of the guest's network interface, and its address.

@@ -87,8 +87,8 @@ start() {
         disks="$disks\"format=raw,vdev=xvd$letter,access=rw,backendtype=standalone,specification=virtio,target=$disk\", "
     done
     start_example devices-pv "$name" "$PWD/initrd" \
-        "s|^virtio = \[|disk = [$disks]\n&\"type=virtio,device1,transport=mmio,grant_usage=1\",|" \
-        's|^ *"type=virtio,device13,.*|&"type=virtio,device99,transport=mmio,grant_usage=1",|' ||
+        "s|^virtio = \[|disk = [$disks]\n&\"type=virtio,device1,grant_usage=1\",|" \
+        's|^ *"type=virtio,device13,.*|&"type=virtio,device99,grant_usage=1",|' ||
         fail "xl could not create the guest $name"
 }
 

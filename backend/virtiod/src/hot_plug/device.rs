@@ -205,8 +205,13 @@ impl Wanted {
             }
             Self::Other(kind) => vec![("type", kind.value().to_owned())],
         };
+        // As libxl: `mmio` for each disk, `unknown` if the configuration has no key `transport`.
+        let transport = match self {
+            Self::Disk(_) => "mmio",
+            Self::Other(_) => "unknown",
+        };
         keys.extend([
-            ("transport", "mmio".to_owned()),
+            ("transport", transport.to_owned()),
             ("base", "0".to_owned()),
             ("irq", "0".to_owned()),
             ("grant_usage", "1".to_owned()),
@@ -250,7 +255,6 @@ impl Wanted {
             }
             Self::Other(kind) => {
                 entry.insert("type".into(), json!(kind.value()));
-                entry.insert("transport".into(), json!("mmio"));
                 entry.insert("devid".into(), json!(number));
             }
         }
