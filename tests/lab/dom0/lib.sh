@@ -249,16 +249,17 @@ machine_frame() {
     printf '%d\n' "$found"
 }
 
-# mount_programs: mounts the bench's programs in Dom0, for a scenario with `# needs: PROGRAM`. tool
-# NAME ARGUMENT…: runs one of them.
+# mount_programs [SET]: mounts a set of programs in Dom0, the bench's or SET, for a scenario with
+# `# needs: PROGRAM`. tool NAME ARGUMENT…: runs one of them.
 mount_programs() {
-    mkdir -p /run/programs
-    mountpoint -q /run/programs || mount -o loop,ro /lab/files/programs.img /run/programs
+    programs=/run/${1:-programs}
+    mkdir -p "$programs"
+    mountpoint -q "$programs" || mount -o loop,ro "/lab/files/${programs##*/}.img" "$programs"
 }
 tool() {
     local name=$1
     shift
-    LD_LIBRARY_PATH=/run/programs/lib "/run/programs/bin/$name" "$@"
+    LD_LIBRARY_PATH=$programs/lib "$programs/bin/$name" "$@"
 }
 
 # opened_by FILE: prints the names of Dom0's programs that have the file open.

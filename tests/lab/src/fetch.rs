@@ -1,6 +1,5 @@
 //! Fetches Debian packages, and keeps everything made of them in the user's cache.
 
-mod bench;
 mod bzimage;
 mod dom0;
 mod guest;
@@ -8,6 +7,7 @@ mod kernel;
 mod lint;
 mod modules;
 mod packaging;
+mod programs;
 mod tools;
 
 use std::path::Path;
@@ -20,12 +20,12 @@ use crate::debian::{Arch, Suite};
 use crate::progress::{Progress, Step};
 use crate::store;
 
-pub(crate) use bench::BenchPrograms;
 pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;
 pub(crate) use lint::root as lint_root;
 pub(crate) use packaging::{build_root, storage_root, system_root};
+pub(crate) use programs::Programs;
 pub(crate) use tools::Tools;
 
 /// Everything that the lab fetches.

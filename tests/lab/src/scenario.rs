@@ -9,7 +9,7 @@
 //! | `# guests: KIND…` | the kinds of guest; without it, PV and PVH |
 //! | `# soak: KIND…` | further kinds of guest, for `cargo lab soak` alone |
 //! | `# machine: NAME` | the machine, if it is not the default one |
-//! | `# needs: PROGRAM` | `/lab/files` must have the bench's programs: `fio` or `dmsetup` |
+//! | `# needs: PROGRAM` | `/lab/files` must have the set of programs that has this one |
 //! | `# matrix: KIND…` | kinds of guest with which the scenario also runs for the matrix |
 //! | `# not-on-arm: REASON` | the scenario makes no sense on Arm |
 //! | `# on-arm: test` | the scenario makes sense on Arm alone; `# guests:` is empty |
@@ -30,6 +30,7 @@ use anyhow::{Context, Result};
 
 use crate::boot::MachineKind;
 use crate::debian::Suite;
+use crate::fetch::Programs;
 
 /// The known kinds of guest, and those that a scenario runs with by default.
 const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
@@ -55,8 +56,8 @@ pub(crate) struct Scenario {
     pub(crate) limit_factor: u32,
     /// Whether only `cargo lab soak` runs it.
     pub(crate) soak: bool,
-    /// Whether it needs the bench's programs in `/lab/files`.
-    pub(crate) programs: bool,
+    /// The programs that it needs in `/lab/files`.
+    pub(crate) programs: Option<Programs>,
     /// Whether it measures with them.
     pub(crate) measures: bool,
 }
@@ -154,7 +155,8 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
         let machine = machine.parse().with_context(here)?;
         let needs = header(&text, "needs");
-        let (programs, measures) = (needs.is_some(), needs == Some("fio"));
+        let programs = needs.map(programs_with).transpose().with_context(here)?;
+        let measures = needs == Some("fio");
         let usual = (guests_of(&text).unwrap_or(""), false);
         for (names, soak) in [usual, (header(&text, "soak").unwrap_or(""), true)] {
             for (guest, kernel) in guests(names).with_context(here)? {
@@ -210,6 +212,11 @@ pub(crate) fn job(scenarios: &[Scenario]) -> String {
 
 fn limit(script: &str) -> Option<Duration> {
     Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
+}
+
+/// Returns the set that has `program`.
+fn programs_with(program: &str) -> Result<Programs> {
+    Programs::with(program).with_context(|| format!("the lab fetches no program {program}"))
 }
 
 /// Parses a list of guests, each `KIND` or `KIND-SUITE`.
@@ -304,16 +311,21 @@ mod tests {
     fn patient_scenario_has_multiplied_limits() {
         let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
         let scenario = all(dir.path()).unwrap().remove(0).with_limit_factor(4);
-        assert!(scenario.programs && scenario.measures);
+        assert_eq!((scenario.programs, scenario.measures), (Some(Programs::Bench), true));
         assert_eq!(job(&[scenario]), "#!/bin/sh\nPATIENCE=4 /lab/dom0/run-scenario pv/a 28\n");
     }
 
     #[test]
     fn scenario_with_a_program_other_than_fio_does_not_measure() {
-        let dir = folder(&[("a", "# A.\n# limit: 7\n# needs: dmsetup\n"), ("b", "# limit: 7\n")]);
-        let scenarios = all(dir.path()).unwrap();
-        let needs: Vec<_> = scenarios.iter().map(|one| (one.programs, one.measures)).collect();
-        assert_eq!(needs, [(true, false), (true, false), (false, false), (false, false)]);
+        let needs = |needs: &str| {
+            let dir = folder(&[("a", &format!("# A.\n# guests: pv\n# limit: 7\n{needs}"))]);
+            all(dir.path()).map(|mut all| (all[0].programs.take(), all[0].measures))
+        };
+        assert_eq!(needs("# needs: dmsetup\n").unwrap(), (Some(Programs::Bench), false));
+        assert_eq!(needs("# needs: bpftrace\n").unwrap(), (Some(Programs::Tracing), false));
+        assert_eq!(needs("").unwrap(), (None, false));
+        let error = format!("{:#}", needs("# needs: tool\n").unwrap_err());
+        assert!(error.contains("a/dom0.sh") && error.contains("tool"), "{error}");
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(crate) fn write_payload(
     archive.file("guest/vm-memory-xen.cpio", &built.vm_memory_xen)?;
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
+    let trace = dirs.project.join("backend/virtiod/request-times.bt");
+    archive.file("request-times.bt", &trace)?;
     archive.tree("dom0", &dirs.tests().join("lab/dom0"))?;
     for scenarios in ["scenarios", "matrix", "bench/scenarios"] {
         archive.tree("scenarios", &dirs.tests().join(scenarios))?;

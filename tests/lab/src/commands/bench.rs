@@ -16,14 +16,14 @@ use crate::bench::{block, chart, counts, difference, figure, machine, markdown, 
 use crate::debian::Arch;
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
-use crate::fetch::{BenchPrograms, Kernel};
+use crate::fetch::{Kernel, Programs};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 
 /// Modules of the guests' kernel that drive the other backends' devices.
 const MODULES: &[&str] =
-    &["xen-blkfront", "xen-netfront", "xen-gntalloc", "ata_piix", "ahci", "sd_mod"];
+    &["xen-blkfront", "xen-netfront", "xen-netback", "xen-gntalloc", "ata_piix", "ahci", "sd_mod"];
 
 /// Modules that the guests' default kernel has built in or lacks.
 const CARD_MODULES: &[&str] =
@@ -172,8 +172,8 @@ fn files(
     selection: &Selection,
     progress: &Progress,
 ) -> Result<Vec<PathBuf>> {
-    let programs =
-        BenchPrograms::fetch(&lab.fetched().tools, &lab.dirs().cache, lab.logs(), progress)?;
+    let tools = &lab.fetched().tools;
+    let programs = Programs::Bench.fetch(tools, &lab.dirs().cache, lab.logs(), progress)?;
     let directory = lab.dirs().lab.join("bench-files");
     let jobs = directory.join("jobs");
     if directory.exists() {
@@ -189,7 +189,7 @@ fn files(
     if selection.has(&block::SHELL) {
         fs::write(jobs.join("shell"), "")?;
     }
-    let mut files = vec![programs.image(), modules, jobs];
+    let mut files = vec![programs, modules, jobs];
     if scenarios.iter().any(|scenario| scenario.guest == "hvm" && scenario.name == "bench-net") {
         files.push(cards(lab, &directory.join("cards"), progress)?);
     }

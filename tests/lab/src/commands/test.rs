@@ -5,6 +5,7 @@ mod compilers;
 mod lints;
 mod packages;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use crate::command;
 use crate::debian::{Arch, Suite};
 use crate::dirs::Dirs;
 use crate::e2e;
-use crate::fetch::BenchPrograms;
+use crate::fetch::Programs;
 use crate::fuzz::{self, Fuzzer, Sanitizer};
 use crate::host;
 use crate::lab::{self, Lab};
@@ -405,11 +406,9 @@ fn end_to_end(
 
 /// Returns the files that `scenarios` need in `/lab/files`.
 fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<PathBuf>> {
-    if !scenarios.iter().any(|scenario| scenario.programs) {
-        return Ok(Vec::new());
-    }
-    let tools = &lab.fetched().tools;
-    Ok(vec![BenchPrograms::fetch(tools, &lab.dirs().cache, lab.logs(), progress)?.image()])
+    let needed: BTreeSet<Programs> = scenarios.iter().filter_map(|one| one.programs).collect();
+    let (tools, cache) = (&lab.fetched().tools, &lab.dirs().cache);
+    needed.into_iter().map(|set| set.fetch(tools, cache, lab.logs(), progress)).collect()
 }
 
 /// Returns the releases of the kernels that `scenarios` need beside the default one.
