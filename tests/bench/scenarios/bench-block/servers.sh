@@ -214,9 +214,10 @@ emulated_name() {
     esac
 }
 
-# netback BRIDGE: prints an element of xl's list `vif`: an interface that Dom0's kernel serves.
+# netback BRIDGE [DOMAIN]: prints an element of xl's list `vif`: an interface that the kernel of
+# Dom0 or DOMAIN serves.
 netback() {
-    echo "\"type=vif,bridge=$1,script=/lab/scenarios/bench-net/hotplug\""
+    echo "\"type=vif,bridge=$1,script=/lab/scenarios/bench-net/hotplug${2:+,backend=$2}\""
 }
 
 # card MODEL NUMBER: prints QEMU's arguments for an emulated network card at the bridge xenbrNUMBER,

@@ -1,18 +1,26 @@
 # Functions for the bridges of measured interfaces, and the programs at their other end.
 
-# make_bridges NUMBER: makes the bridges xenbr0 and so on, with the addresses 10.9.0.1 and so on,
-# and starts iperf3 and probe as servers. They and the bridges end with the script.
-make_bridges() {
+# link_bridges NUMBER: makes the bridges xenbr0 and so on. They end with the script.
+link_bridges() {
     local bridge
     modprobe -a xen-netback tun
-    mount_programs
     bridges=$(seq 0 $(($1 - 1)))
     servers=
     trap end_bridges EXIT
     for bridge in $bridges; do
         ip link add "xenbr$bridge" type bridge
-        ip address add "10.9.$bridge.1/24" dev "xenbr$bridge"
         ip link set "xenbr$bridge" up
+    done
+}
+
+# make_bridges NUMBER: as link_bridges, with the addresses 10.9.0.1 and so on, and with iperf3 and
+# probe as servers, which end with the script too.
+make_bridges() {
+    local bridge
+    mount_programs
+    link_bridges "$1"
+    for bridge in $bridges; do
+        ip address add "10.9.$bridge.1/24" dev "xenbr$bridge"
     done
     serve >"$RESULTS/iperf3" 2>&1 &
     servers=$!
@@ -32,16 +40,24 @@ serve() {
 
 end_bridges() {
     # shellcheck disable=SC2086 # process IDs are words
-    kill $servers || true
+    [ -z "$servers" ] || kill $servers || true
     for bridge in $bridges; do
         ip link delete "xenbr$bridge"
     done
 }
 
-# network: prints the lines of a configuration that give the guest an interface of xen-virtiod at
-# xenbr0 and one of xen-netback at xenbr1, for sed.
+# network BACKEND: prints the lines of a configuration that give the guest an interface of
+# xen-virtiod at xenbr0 and one of xen-netback at xenbr1, for sed. BACKEND is the domain that serves
+# them, as xl names it, or nothing for Dom0.
 network() {
-    printf '%s\n' "virtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]\\nvif = [$(netback xenbr1)]"
+    printf '%s\n' "virtio = [\"type=virtio,device1,grant_usage=1${1:+,backend=$1}\"]\\nvif = [$(netback xenbr1 "$1")]"
+}
+
+# measuring_script END: prints the script of a guest that measures interfaces whose other end is
+# END, as results name it.
+measuring_script() {
+    echo "end=$1"
+    cat /lab/scenarios/bench-net/guest.sh
 }
 
 # start_beside NAME SCENARIO: starts a guest with a disk and an interface by xen-virtiod, and one
@@ -55,5 +71,5 @@ start_beside() {
         'eth0 virtio_net 0@ours' 'eth1 xen-netfront 1@netback'
     make_initrd initrd "/lab/scenarios/$2/guest.sh" /lab/files/modules.cpio jobs.cpio
     disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT), $(programs own)"
-    start_bench "$name" "$disks" "s|^disk = .*|&\\n$(network)|"
+    start_bench "$name" "$disks" "s|^disk = .*|&\\n$(network "")|"
 }

@@ -11,7 +11,7 @@ make_bridges 4
 make_left
 name=$GUEST-bench-net
 disks="$(own xvdo $LEFT), $(programs own)"
-lines=$(network) modules=/lab/files/modules.cpio
+lines=$(network "") modules=/lab/files/modules.cpio
 set -- 'eth0 virtio_net 0@ours' 'eth1 xen-netfront 1@netback'
 kernel=
 if [ "$GUEST" = hvm ]; then
@@ -23,7 +23,8 @@ if [ "$GUEST" = hvm ]; then
     lines="$lines\\ndevice_model_args_hvm = [$(card e1000 2), $(card rtl8139 3)]"
 fi
 make_jobs jobs.cpio 'results xvdo' 'programs xvdp' -- "$@"
-make_initrd initrd /lab/scenarios/bench-net/guest.sh "$modules" jobs.cpio
+measuring_script bridge >script
+make_initrd initrd script "$modules" jobs.cpio
 start_bench "$name" "$disks" "s|^disk = .*|&\\n$lines|" "s|panic=-1|&$kernel|"
 end_guest "$name" 1700
 take_left "$RESULTS"

@@ -1,5 +1,5 @@
 # Does each work with each interface, in reverse order in every second round, and writes the tools'
-# output to the disk for results.
+# output to the disk for results. Dom0 prepends a line `end=END`, what is at the bridges' other end.
 . /disks.sh
 . /net.sh
 
@@ -16,7 +16,7 @@ do_pass() {
     esac
     while read -r work options; do
         for server in $servers; do
-            to=10.9.${server%@*}.1 result=/tmp/results/figures/$round-$work@${server#*@}-bridge
+            to=10.9.${server%@*}.1 result=/tmp/results/figures/$round-$work@${server#*@}-${end:?}
             case $work in
             tcp-rr) probe round-trips "$to:7" 1000 >"$result.rate" ;;
             *)

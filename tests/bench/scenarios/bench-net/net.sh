@@ -1,13 +1,11 @@
 # Functions for measured guests and their network interfaces.
 
-# interface NAME MODULE BRIDGE@SERVER: loads the module and configures its interface, which is at
-# that bridge.
+# interface NAME MODULE ADDRESS: loads the module and configures its interface.
 interface() {
     load "$2"
     wait_for "the interface $1" 20 test -e "/sys/class/net/$1"
-    ip address add "10.9.${3%@*}.2/24" dev "$1"
+    ip address add "$3/24" dev "$1"
     ip link set "$1" up
-    wait_for "the other end of $1" 20 ping -q -c 1 -W 1 "10.9.${3%@*}.1"
 }
 
 # find_interfaces: configures the interfaces that Dom0 named, and sets $forward and $backward to
@@ -16,7 +14,8 @@ find_interfaces() {
     forward='' backward=''
     ip link set lo up
     while read -r name module server; do
-        interface "$name" "$module" "$server"
+        interface "$name" "$module" "10.9.${server%@*}.2"
+        wait_for "the other end of $name" 20 ping -q -c 1 -W 1 "10.9.${server%@*}.1"
         forward="$forward $server" backward="$server $backward"
     done </jobs/interfaces
 }

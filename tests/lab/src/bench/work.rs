@@ -110,6 +110,8 @@ pub(crate) fn target_name(key: &str) -> &str {
     match key {
         "file_beside" => "a file in RAM, beside a TCP stream from the guest",
         "bridge" => "a bridge in Dom0",
+        "guest" => "another guest",
+        "guest_by_domain" => "another guest, both served by a driver domain",
         "pool" => "sizes of the pool",
         "alone" => "ways to map",
         "pages" => "pages read in Dom0",
