@@ -34,6 +34,7 @@ use crate::device::DeviceId;
 use crate::device::blk::DiskRates;
 use crate::device::rate::Rate;
 use crate::tap::network::Bridge;
+use crate::tap::vlan::PortVlans;
 
 /// The content of a configuration file. Every key has a default: all devices work without a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -184,16 +185,25 @@ impl Config {
         ServiceSettings { poll, pool, threads }
     }
 
-    /// The bridges that the file has for network devices, of all and of specific ones.
-    pub fn bridges(&self) -> impl Iterator<Item = Bridge> {
+    /// The bridges that the file has for network devices, of all and of specific ones, and whether
+    /// their ports have VLANs of their own.
+    pub fn bridges(&self) -> impl Iterator<Item = (Bridge, bool)> {
         // To a script the key names something else.
         let of = |own: NetworkSettings| {
             let settings = self.default.net.under(own);
-            settings.bridge.filter(|_| settings.script.is_none())
+            let has_vlans = matches!(settings.vlan, Some(PortVlans::Named(_)));
+            let bridge = settings.bridge.or_else(|| has_vlans.then_some(Bridge::Usual));
+            bridge.filter(|_| settings.script.is_none()).map(|bridge| (bridge, has_vlans))
         };
         let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
         let own = devices.map(|device| device.net.clone());
         [NetworkSettings::default()].into_iter().chain(own).filter_map(of)
+    }
+
+    /// Whether the file keeps the network of specific domains apart from others.
+    pub fn isolates_domains(&self) -> bool {
+        let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
+        devices.into_iter().any(|device| device.net.isolate())
     }
 
     /// Whether the file has settings for specific domains.

@@ -73,6 +73,12 @@ pub enum DeviceError {
     /// The socket device cannot be opened.
     #[error(transparent)]
     Socket(#[from] ListenError),
+    /// A section of the configuration file may be for this guest, whose name cannot be read.
+    #[error(
+        "the guest's name cannot be read, and vlan, lock-mac or lock-addresses of a [domain.NAME] \
+         may be meant for it: have Dom0 let this domain read it, or keep these in [default.net]"
+    )]
+    Nameless,
     /// The guest's name cannot be part of a file name.
     #[error("guest name {0:?} cannot be part of a socket's name: rename the guest")]
     SocketName(String),
@@ -238,6 +244,9 @@ fn settings<S: XenStore>(
     id: DeviceId,
 ) -> Result<DeviceSettings, DeviceError> {
     let (config, name) = config_and_name(keys, config)?;
+    if name.is_none() && id == DeviceId::Network && config.isolates_domains() {
+        return Err(DeviceError::Nameless);
+    }
     Ok(config.device(name.as_deref(), path.number, id)?)
 }
 

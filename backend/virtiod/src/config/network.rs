@@ -9,6 +9,7 @@ use crate::device::net::{MacAddress, QueuePairs};
 use crate::tap::name::InterfaceName;
 use crate::tap::network::Bridge;
 use crate::tap::script::ScriptPath;
+use crate::tap::vlan::PortVlans;
 
 /// Settings of one network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -16,6 +17,8 @@ use crate::tap::script::ScriptPath;
 pub struct NetworkSettings {
     /// The bridge to attach the interface to.
     pub bridge: Option<Bridge>,
+    /// The VLANs that it is in, as the bridge's port.
+    pub vlan: Option<PortVlans>,
     /// The script that attaches it, in place of the daemon.
     pub script: Option<ScriptPath>,
     /// The interface whose address the script uses.
@@ -36,11 +39,19 @@ pub struct NetworkSettings {
     pub lock_addresses: Option<Vec<IpAddr>>,
 }
 
+impl NetworkSettings {
+    /// Whether they keep the guest apart from others.
+    pub(super) fn isolate(&self) -> bool {
+        self.vlan.is_some() || self.lock_mac == Some(true) || self.lock_addresses.is_some()
+    }
+}
+
 /// Settings of all network devices. They have no address and no name, which must be unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct NetworkDefaults {
     bridge: Option<Bridge>,
+    vlan: Option<PortVlans>,
     script: Option<ScriptPath>,
     gateway: Option<InterfaceName>,
     queues: Option<QueuePairs>,
@@ -54,6 +65,7 @@ impl NetworkDefaults {
     pub(super) fn under(&self, own: NetworkSettings) -> NetworkSettings {
         NetworkSettings {
             bridge: own.bridge.or_else(|| self.bridge.clone()),
+            vlan: own.vlan.or_else(|| self.vlan.clone()),
             script: own.script.or_else(|| self.script.clone()),
             gateway: own.gateway.or_else(|| self.gateway.clone()),
             queues: own.queues.or(self.queues),

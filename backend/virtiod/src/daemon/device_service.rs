@@ -31,7 +31,7 @@ use crate::process::message_socket::{MessageError, MessageSocket};
 use crate::record::Records;
 use crate::setup::{self, DeviceError};
 use crate::stats::DeviceStats;
-use crate::tap::network::{Attachment, NetworkError};
+use crate::tap::network::{Attachment, InterfaceRequest, NetworkError};
 use crate::tap::script::ScriptError;
 use crate::wakeup::WakeUp;
 use xen::{StoreError, Xen, XenStore};
@@ -251,8 +251,10 @@ impl<X: Xen> DeviceService<X> {
         reply(opened.map(|mut keys| {
             // From now on: a script of this device's may run for another service.
             if path.class != setup::DISKS
-                && let Ok(request) = setup::interface_of(&mut keys, path, config)
-                && matches!(request.attachment, Attachment::Script(_))
+                && !matches!(
+                    setup::interface_of(&mut keys, path, config),
+                    Ok(InterfaceRequest { attachment: Attachment::Bridge { .. }, .. })
+                )
             {
                 self.own.fix_for_script(&[]);
             }
@@ -273,7 +275,7 @@ fn attach<S: XenStore>(
 ) -> Result<Answer, DeviceError> {
     let request = setup::interface_of(keys, path, config)?;
     let variables = match &request.attachment {
-        Attachment::Bridge(_) => Vec::new(),
+        Attachment::Bridge { .. } => Vec::new(),
         Attachment::Script(script) => {
             keys.withdraw(HOTPLUG_ERROR)?;
             let published = setup::publish_for_script(keys, path, config, script)?;
@@ -281,7 +283,11 @@ fn attach<S: XenStore>(
             published
         }
     };
-    interface.attach(path, request, variables).map_err(|error| match error {
+    let attached = interface.attach(path, request, variables);
+    if let Ok((Reply::Attached { bridge, .. }, _)) = &attached {
+        own.set_bridge(bridge.clone());
+    }
+    attached.map_err(|error| match error {
         NetworkError::Script(ScriptError::Failed { script, status, .. }) => {
             // Its own words, which none but it writes.
             let said = keys.backend(HOTPLUG_ERROR).unwrap_or_default();

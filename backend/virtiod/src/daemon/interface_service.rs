@@ -68,7 +68,7 @@ impl InterfaceService {
         let name = request.name.clone();
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let script = match &request.attachment {
-            Attachment::Bridge(_) => None,
+            Attachment::Bridge { .. } => None,
             Attachment::Script(script) => Some(script.path.clone()),
         };
         let exported = self.network.attach_for_process(request)?;

@@ -44,6 +44,8 @@ pub(super) struct OwnKeys {
     /// What the supervisor has published for a script that root runs, and that finds its parameters
     /// in the directory; `None` if there is no script.
     for_script: Option<Vec<(&'static str, String)>>,
+    /// The bridge to which the supervisor attached its interface.
+    bridge: Option<String>,
 }
 
 impl OwnKeys {
@@ -56,6 +58,7 @@ impl OwnKeys {
             frontend: None,
             opened: BTreeSet::new(),
             for_script: None,
+            bridge: None,
         }
     }
 
@@ -75,6 +78,11 @@ impl OwnKeys {
     /// nothing else of these keys.
     pub(super) fn fix_for_script(&mut self, published: &[(&'static str, String)]) {
         self.for_script = Some(published.to_vec());
+    }
+
+    /// Notes the bridge of the device's interface, which it may publish.
+    pub(super) fn set_bridge(&mut self, bridge: Option<String>) {
+        self.bridge = bridge;
     }
 
     /// Whether a script may find this value.
@@ -132,7 +140,9 @@ impl OwnKeys {
         match key {
             "tty" | "socket" => self.opened.contains(value),
             "tap" => value.parse::<InterfaceName>().is_ok(),
-            "bridge" => self.is_for_script(key, value) && value.parse::<InterfaceName>().is_ok(),
+            // A script of an earlier configuration may still find it.
+            "bridge" if self.for_script.is_none() => self.bridge.as_deref() == Some(value),
+            "bridge" => self.is_for_script(key, value),
             "mac" => self.is_for_script(key, value) && value.parse::<MacAddress>().is_ok(),
             "cid" | "state" => value.parse::<u32>().is_ok(),
             key if WRITABLE.contains(&key) => true,

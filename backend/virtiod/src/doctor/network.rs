@@ -1,5 +1,6 @@
 //! The host's network, if guests use it.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::domain;
@@ -24,17 +25,25 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
         return vec![Finding::ok("no guest has a network device, and no bridge is configured")];
     }
     let mut findings: Vec<_> = examine_tun(host).into_iter().collect();
-    let mut names: Vec<_> = named
-        .iter()
-        .filter_map(|bridge| match bridge {
-            Bridge::Named(name) => Some(name.to_string()),
-            Bridge::Usual | Bridge::Alone => None,
-        })
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    findings.extend(names.iter().filter_map(|name| examine_bridge(host, name, true)));
-    if names.is_empty() && devices > 0 && !named.contains(&Bridge::Alone) {
+    // The names of bridges that must exist, and whether a port has VLANs of its own.
+    let mut names = BTreeMap::new();
+    for (bridge, has_vlans) in &named {
+        match bridge {
+            Bridge::Named(name) => *names.entry(name.to_string()).or_insert(false) |= has_vlans,
+            Bridge::Usual if *has_vlans => {
+                names.insert(USUAL_BRIDGE.to_owned(), true);
+            }
+            Bridge::Usual | Bridge::Alone => {}
+        }
+    }
+    let is_alone = named.iter().any(|(bridge, _)| *bridge == Bridge::Alone);
+    for (name, has_vlans) in &names {
+        let found = examine_bridge(host, name, true);
+        let has_none = found.is_none();
+        findings.extend(found);
+        findings.extend(examine_filter(host, name).filter(|_| has_none && *has_vlans));
+    }
+    if names.is_empty() && devices > 0 && !is_alone {
         findings.extend(examine_bridge(host, USUAL_BRIDGE, false));
     }
     match findings.is_empty() {
@@ -84,6 +93,19 @@ fn examine_bridge(host: &Host, name: &str, is_required: bool) -> Option<Finding>
     })
 }
 
+/// Looks at a bridge one of whose ports has VLANs of its own.
+fn examine_filter(host: &Host, name: &str) -> Option<Finding> {
+    let setting = |file: &str| host.line(format!("/sys/class/net/{name}/bridge/{file}"));
+    let is_on = setting("vlan_filtering") == "1" && setting("vlan_protocol") == "0x8100";
+    (!is_on).then(|| {
+        let text = format!(
+            "the bridge {name} does not filter VLANs: devices with vlan = \"...\" are refused"
+        );
+        let mend = format!("ip link set {name} type bridge vlan_filtering 1 vlan_protocol 802.1Q");
+        Finding::error(text).mend(mend)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -106,6 +128,24 @@ mod tests {
         host.expect(CHECK, &["warning: there is no bridge xenbr0", "ip link add xenbr0 type bri"]);
         host.configure("[default.net]\nbridge = \"none\"\n");
         host.expect(CHECK, &["ok: /dev/net/tun"]);
+    }
+
+    #[test]
+    fn a_bridge_that_does_not_filter_vlans_is_an_error_if_a_port_has_some() {
+        let host = TestHost::healthy();
+        let filter = "error: the bridge xenbr0 does not filter VLANs";
+        for bridge in ["", "bridge = \"xenbr0\"\n"] {
+            host.configure(&format!("[domain.web.virtio.0.net]\n{bridge}vlan = \"10\"\n"));
+            host.write("/sys/class/net/xenbr0/bridge/vlan_filtering", "0\n");
+            host.write("/sys/class/net/xenbr0/bridge/vlan_protocol", "0x8100\n");
+            host.expect(CHECK, &[filter, "ip link set xenbr0 type bridge vlan_filtering 1"]);
+            host.write("/sys/class/net/xenbr0/bridge/vlan_filtering", "1\n");
+            host.expect(CHECK, &["ok: /dev/net/tun and all bridges"]);
+            host.write("/sys/class/net/xenbr0/bridge/vlan_protocol", "0x88a8\n");
+            host.expect(CHECK, &[filter]);
+        }
+        host.configure("[default.net]\nvlan = \"none\"\n");
+        host.expect(CHECK, &["ok: /dev/net/tun and all bridges"]);
     }
 
     #[test]

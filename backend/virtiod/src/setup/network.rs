@@ -12,6 +12,7 @@ use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
 use crate::tap::network::{Attachment, Bridge, InterfaceRequest, Network, NetworkError};
 use crate::tap::script::Script;
+use crate::tap::vlan::PortVlans;
 use xen::XenStore;
 
 /// The key of a device's MAC address in the backend's directory and in its notes.
@@ -28,8 +29,13 @@ pub(super) fn interface(
     let usual_name = || InterfaceName::of_device(path.guest, path.number);
     let name = settings.tap.clone().map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
     let bridge = settings.bridge.clone().unwrap_or_default();
+    let vlans = match settings.vlan.clone() {
+        Some(PortVlans::Named(vlans)) => Some(vlans),
+        Some(PortVlans::Usual) | None => None,
+    };
     let attachment = match settings.script.clone() {
-        None => Attachment::Bridge(bridge),
+        None => Attachment::Bridge { bridge, vlans },
+        Some(_) if vlans.is_some() => return Err(NetworkError::VlansOfScript.into()),
         Some(path) => {
             let bridge = match bridge {
                 Bridge::Named(bridge) => Some(bridge),

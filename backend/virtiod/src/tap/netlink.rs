@@ -1,16 +1,21 @@
 //! Reads and changes the host's network interfaces through rtnetlink.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::name::InterfaceName;
+use super::vlan::{Tagging, VlanId, Vlans};
 
 /// Maximum number of notifications that one call reads; others keep the socket readable.
 const NOTICE_BUDGET: usize = 64;
@@ -22,7 +27,8 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     /// The interface is administratively up (`IFF_UP`); this says nothing about carrier.
     pub(super) is_up: bool,
-    pub(super) is_bridge: bool,
+    /// A bridge's; `None` if it is no bridge.
+    pub(super) filter: Option<VlanFilter>,
     /// The text that says whose it is (`ip link` shows it as alias).
     pub(super) alias: Option<String>,
 }
@@ -34,8 +40,15 @@ impl Link {
     }
 }
 
+/// Whether a bridge keeps VLANs of customers (IEEE 802.1Q, not 802.1ad) apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VlanFilter {
+    On,
+    Off,
+}
+
 /// The settings of a guest's interface.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum LinkSetup {
     /// A bridge's port, which is up.
     Port {
@@ -43,6 +56,8 @@ pub(super) enum LinkSetup {
         bridge: u32,
         mtu: u32,
         address: [u8; 6],
+        /// Those that it is in; without it, the bridge's default.
+        vlans: Option<Vlans>,
     },
     /// Up.
     Alone,
@@ -88,15 +103,56 @@ impl Links {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.header.change_mask = LinkFlags::Up;
-        if !matches!(setup, LinkSetup::ByScript) {
-            message.header.flags = LinkFlags::Up;
-        }
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-        if let LinkSetup::Port { bridge, mtu, address } = setup {
-            message.attributes.push(LinkAttribute::Address(address.to_vec()));
-            message.attributes.push(LinkAttribute::Mtu(mtu));
-            message.attributes.push(LinkAttribute::Controller(bridge));
+        match setup {
+            LinkSetup::ByScript => self.set(message),
+            LinkSetup::Alone => {
+                message.header.flags = LinkFlags::Up;
+                self.set(message)
+            }
+            LinkSetup::Port { bridge, mtu, address, vlans } => {
+                message.attributes.push(LinkAttribute::Address(address.to_vec()));
+                message.attributes.push(LinkAttribute::Mtu(mtu));
+                message.attributes.push(LinkAttribute::Controller(bridge));
+                if let Some(vlans) = vlans {
+                    // Down until it is in its own VLANs alone.
+                    self.set(message)?;
+                    self.join_vlans(index, &vlans)?;
+                    message = LinkMessage::default();
+                    message.header.index = index;
+                    message.header.change_mask = LinkFlags::Up;
+                }
+                message.header.flags = LinkFlags::Up;
+                self.set(message)
+            }
         }
+    }
+
+    /// Puts a bridge's port into these VLANs, and takes it out of all others: a new one is in the
+    /// bridge's default VLAN.
+    pub(super) fn join_vlans(&self, port: u32, vlans: &Vlans) -> io::Result<()> {
+        let own = |(id, tagging): (VlanId, Tagging)| {
+            let flags = match tagging {
+                Tagging::Tagged => BridgeVlanInfoFlags::empty(),
+                Tagging::Untagged => BridgeVlanInfoFlags::Untagged,
+                Tagging::Own => BridgeVlanInfoFlags::Untagged | BridgeVlanInfoFlags::Pvid,
+            };
+            (id.get(), flags)
+        };
+        self.set(vlan_message(port, vlans.iter().map(own)))?;
+        let ends = |others: RangeInclusive<u16>| match (*others.start(), *others.end()) {
+            (only, last) if only == last => vec![(only, BridgeVlanInfoFlags::empty())],
+            (first, last) => vec![
+                (first, BridgeVlanInfoFlags::RangeBegin),
+                (last, BridgeVlanInfoFlags::RangeEnd),
+            ],
+        };
+        let others = vlan_message(port, vlans.others().flat_map(ends));
+        let delete = RouteNetlinkMessage::DelLink(others);
+        self.ask(delete, NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    fn set(&self, message: LinkMessage) -> io::Result<()> {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
@@ -158,15 +214,29 @@ impl Links {
     }
 }
 
+/// A message about the VLANs of a bridge's port.
+fn vlan_message(
+    port: u32,
+    vlans: impl IntoIterator<Item = (u16, BridgeVlanInfoFlags)>,
+) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Bridge;
+    message.header.index = port;
+    let vlans =
+        vlans.into_iter().map(|(vid, flags)| AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid }));
+    message.attributes.push(LinkAttribute::AfSpecBridge(vlans.collect()));
+    message
+}
+
 fn link(message: &LinkMessage) -> Link {
     let attributes = || message.attributes.iter();
     let mtu = attributes().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     });
-    let is_bridge = attributes().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-        _ => false,
+    let filter = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => vlan_filter(infos),
+        _ => None,
     });
     let alias = attributes().find_map(|attribute| match attribute {
         LinkAttribute::IfAlias(alias) => Some(alias.clone()),
@@ -176,9 +246,24 @@ fn link(message: &LinkMessage) -> Link {
         index: message.header.index,
         mtu: mtu.unwrap_or(0),
         is_up: message.header.flags.contains(LinkFlags::Up),
-        is_bridge,
+        filter,
         alias,
     }
+}
+
+/// A bridge's filter; `None` if this describes no bridge.
+fn vlan_filter(infos: &[LinkInfo]) -> Option<VlanFilter> {
+    if !infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) {
+        return None;
+    }
+    let is_on = infos.iter().any(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => {
+            data.contains(&InfoBridge::VlanFiltering(true))
+                && data.contains(&InfoBridge::VlanProtocol(VlanProtocol::Ieee8021Q))
+        }
+        _ => false,
+    });
+    Some(if is_on { VlanFilter::On } else { VlanFilter::Off })
 }
 
 /// Reports that interfaces changed, not how. The caller reads the state of the interfaces that it

@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::interface::Tap;
 use super::name::{InterfaceName, NotAName};
-use super::netlink::{Link, LinkSetup, Links, Monitor};
+use super::netlink::{Link, LinkSetup, Links, Monitor, VlanFilter};
 use super::script::{Script, ScriptError};
+use super::vlan::Vlans;
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 
@@ -36,8 +37,13 @@ pub enum Bridge {
 /// Who attaches an interface to the host's network.
 #[derive(Clone, Debug)]
 pub enum Attachment {
-    /// The daemon, to this bridge.
-    Bridge(Bridge),
+    /// The daemon.
+    Bridge {
+        /// To this bridge.
+        bridge: Bridge,
+        /// As a port in these VLANs; without it, in the bridge's default.
+        vlans: Option<Vlans>,
+    },
     /// A script, which also sets the interface up.
     Script(Script),
 }
@@ -102,6 +108,18 @@ pub enum NetworkError {
     /// The configured interface is not a bridge.
     #[error("network interface {0} is not a bridge: name a bridge in bridge = \"...\"")]
     NotABridge(InterfaceName),
+    /// VLANs are configured, and no bridge.
+    #[error("vlan = \"...\" needs a bridge: set vlan = \"none\" with bridge = \"none\"")]
+    VlansAlone,
+    /// VLANs are configured for an interface that a script attaches.
+    #[error("vlan = \"...\" has no effect on a script: set vlan = \"none\" with script = \"...\"")]
+    VlansOfScript,
+    /// VLANs are configured, and the bridge does not keep them apart.
+    #[error(
+        "bridge {0} does not filter VLANs, as vlan = \"...\" needs: ip link set {0} type bridge \
+         vlan_filtering 1 vlan_protocol 802.1Q"
+    )]
+    NoFilter(InterfaceName),
     /// The interface's name is in use.
     #[error(
         "network interface {0} already exists: remove it, or set another name in tap = \"...\""
@@ -199,12 +217,11 @@ impl Opened {
         let alias = alias_of(&device);
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
-        let (found, setup) = match attachment {
-            Attachment::Bridge(bridge) => {
-                let found = find_bridge(&links, bridge)?;
-                let setup = found.as_ref().map_or(LinkSetup::Alone, |(_, setup)| *setup);
-                (found, setup)
-            }
+        let (bridge, setup) = match attachment {
+            Attachment::Bridge { bridge, vlans } => match find_bridge(&links, bridge, vlans)? {
+                Some((bridge, setup)) => (Some(bridge), setup),
+                None => (None, LinkSetup::Alone),
+            },
             Attachment::Script(_) => (None, LinkSetup::ByScript),
         };
         let left = links.find(&name).map_err(failed)?;
@@ -219,15 +236,18 @@ impl Opened {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
-            // What an administrator changed of one that was left stays so.
-            if !is_left {
-                links.set_up(index, &alias, setup)?;
+            match setup {
+                setup if !is_left => links.set_up(index, &alias, setup)?,
+                // What an administrator changed of one that was left stays so, but it must not be
+                // in the VLANs of an earlier configuration.
+                LinkSetup::Port { vlans: Some(vlans), .. } => links.join_vlans(index, &vlans)?,
+                _ => {}
             }
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu();
             Ok((NetlinkMonitor { links, monitor, index, link: None }, mtu))
         };
         let (link, mtu) = set_up().map_err(failed)?;
-        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name), is_left })
+        Ok(Self { tap, link, mtu, bridge, is_left })
     }
 }
 
@@ -266,21 +286,25 @@ impl Network for HostNetwork {
 fn find_bridge(
     links: &Links,
     wanted: Bridge,
+    vlans: Option<Vlans>,
 ) -> Result<Option<(InterfaceName, LinkSetup)>, NetworkError> {
     let (name, required) = match wanted {
+        Bridge::Alone if vlans.is_some() => return Err(NetworkError::VlansAlone),
         Bridge::Alone => return Ok(None),
         Bridge::Named(name) => (name, true),
         Bridge::Usual => (USUAL_BRIDGE.parse()?, false),
     };
     let found = links.find(&name);
     match found.map_err(|source| NetworkError::SetUp { name: name.clone(), source })? {
-        Some(link) if link.is_bridge => {
-            let Link { index: bridge, mtu, .. } = link;
-            let setup = LinkSetup::Port { bridge, mtu, address: PORT_ADDRESS };
+        Some(Link { filter: Some(VlanFilter::Off), .. }) if vlans.is_some() => {
+            Err(NetworkError::NoFilter(name))
+        }
+        Some(Link { index: bridge, mtu, filter: Some(_), .. }) => {
+            let setup = LinkSetup::Port { bridge, mtu, address: PORT_ADDRESS, vlans };
             Ok(Some((name, setup)))
         }
         Some(_) => Err(NetworkError::NotABridge(name)),
-        None if required => Err(NetworkError::NoBridge(name)),
+        None if required || vlans.is_some() => Err(NetworkError::NoBridge(name)),
         None => Ok(None),
     }
 }

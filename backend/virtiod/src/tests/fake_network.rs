@@ -83,6 +83,7 @@ struct State {
     is_down: bool,
     is_broken: bool,
     owner: String,
+    vlans: Option<String>,
     is_kept: bool,
 }
 
@@ -111,11 +112,15 @@ impl FakeNetwork {
 
 impl Network for FakeNetwork {
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
-        let bridge = match request.attachment {
-            Attachment::Script(_) | Attachment::Bridge(Bridge::Alone) => None,
-            Attachment::Bridge(Bridge::Usual) => Some("xenbr0".parse().unwrap()),
-            Attachment::Bridge(Bridge::Named(name)) if name.as_str() == "xenbr0" => Some(name),
-            Attachment::Bridge(Bridge::Named(name)) => return Err(NetworkError::NoBridge(name)),
+        let (bridge, vlans) = match request.attachment {
+            Attachment::Script(_) => (Bridge::Alone, None),
+            Attachment::Bridge { bridge, vlans } => (bridge, vlans.map(|vlans| vlans.to_string())),
+        };
+        let bridge = match bridge {
+            Bridge::Alone => None,
+            Bridge::Usual => Some("xenbr0".parse().unwrap()),
+            Bridge::Named(name) if name.as_str() == "xenbr0" => Some(name),
+            Bridge::Named(name) => return Err(NetworkError::NoBridge(name)),
         };
         let name = request.name.to_string();
         let left = self.0.lock().unwrap().get(&name).cloned();
@@ -126,7 +131,7 @@ impl Network for FakeNetwork {
         let pairs = usize::from(request.pairs.count());
         let to_guest = (0..pairs).map(|_| VecDeque::new()).collect();
         let cable = Arc::new(FakeLink {
-            state: Mutex::new(State { to_guest, owner: request.device, ..State::default() }),
+            state: Mutex::new(State { to_guest, vlans, owner: request.device, ..State::default() }),
             sent: Condvar::new(),
             link_changed: event_fd(),
             arrived: (0..pairs).map(|_| event_fd()).collect(),
@@ -235,6 +240,11 @@ impl FakeLink {
         for arrived in &self.arrived {
             arrived.write(1).unwrap();
         }
+    }
+
+    /// Its VLANs, as xl writes them.
+    pub(super) fn vlans(&self) -> Option<String> {
+        self.state().vlans.clone()
     }
 
     /// The offloads that the guest handles.

@@ -187,6 +187,45 @@ fn missing_bridge_refuses_the_device_by_name() {
 }
 
 #[test]
+fn interface_is_in_the_vlans_of_the_configuration() {
+    let own = "[domain.web1.virtio.0.net]\n";
+    for (text, vlans) in [
+        (format!("{own}vlan = \"20/10p\""), Some("10p/20")),
+        (format!("{own}vlan = \"none\"\n[default.net]\nvlan = \"7\""), None),
+        ("[default.net]\nvlan = \"7\"".to_owned(), Some("7p")),
+    ] {
+        let host = Host::start();
+        host.configure(&text);
+        host.hypervisor.store_write("/local/domain/1/name", "web1");
+        let (ends, driver, _) = add(&host, 1);
+        assert_eq!(host.network.link("virtio1.0").vlans().as_deref(), vlans, "{text}");
+        end(host, &ends, driver);
+    }
+}
+
+#[test]
+fn device_that_would_not_be_in_its_vlans_is_refused() {
+    let refused = |text: &str, why: &str| {
+        let host = Host::start();
+        host.configure(text);
+        host.hypervisor.store_deny("/local/domain/1/name");
+        let ends = host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
+        host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+        let error = host.error(&ends).unwrap();
+        assert!(error.contains(why), "{error}");
+        assert_eq!(host.network.names(), [""; 0]);
+        host.hypervisor.store_remove(&ends.backend);
+        host.finish();
+    };
+    refused("[default.net]\nvlan = \"7\"\nscript = \"/etc/route\"", "no effect on a script");
+    refused("[default.net]\nvlan = \"7/8\"", "append p to its number");
+    for own in ["vlan = \"7\"", "lock-mac = true", "lock-addresses = [\"192.0.2.1\"]"] {
+        let text = format!("[domain.web1.virtio.0.net]\n{own}");
+        refused(&text, "the guest's name cannot be read");
+    }
+}
+
+#[test]
 fn host_passes_only_offloads_that_the_driver_accepted() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
