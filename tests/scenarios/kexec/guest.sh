@@ -13,7 +13,11 @@ next() {
 kernel=$(sed -n 's/.*lab\.kernel=\([a-z]*\).*/\1/p' /proc/cmdline)
 echo "lab: kernel ${kernel:=first}"
 # The last kernel's data, which was written before the others began.
-[ "$kernel" = first ] || [ "$(head -c 65536 /dev/vda | sha256sum)" = "$(printf '%065536d' 7 | sha256sum)" ]
+if [ "$(head -c 65536 /dev/vda | sha256sum)" = "$(printf '%065536d' 7 | sha256sum)" ]; then
+    [ "$kernel" != first ] || { echo "lab: created anew" && exit 0; }
+else
+    [ "$kernel" = first ]
+fi
 if [ "$kernel" = third ]; then
     dd if=/dev/urandom of=/dev/vda bs=64k oflag=direct 2>/dev/null || true
     echo "lab: sum $(sha256sum </dev/vda)"
