@@ -1,17 +1,21 @@
-# A driver domain boots systemd, with xen-virtiod installed and without Xen's own units: the unit
-# loads the modules, and the daemon serves a guest's devices.
+# A driver domain boots systemd, without Xen's own units, and xen-virtiod's package is installed
+# there: the unit loads the modules, and the daemon serves a guest's devices.
 # guests: pv
 # machine: systemd
 # limit: 180
 . /lab/dom0/lib.sh
 
-# The files and links that the package installed in Dom0. As after a reboot, no command runs.
-mkdir -p root/install/usr/sbin root/install/usr/lib/systemd/system root/install/srv \
-    root/install/etc/systemd/system/multi-user.target.wants
-cp /usr/sbin/xen-virtiod root/install/usr/sbin/
-cp /usr/lib/systemd/system/xen-virtiod.service root/install/usr/lib/systemd/system/
-cp -a /etc/systemd/system/multi-user.target.wants/xen-virtiod.service \
-    root/install/etc/systemd/system/multi-user.target.wants/
+# The package, and a unit that installs it once systemd runs. dpkg knows none of the system's other
+# packages.
+units=root/install/etc/systemd/system
+mkdir -p root/install/srv $units/multi-user.target.wants
+cp /lab/packages/xen-virtiod_*.deb root/install/srv/xen-virtiod.deb
+cat >$units/install.service <<EOF
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/dpkg --force-depends -i /srv/xen-virtiod.deb
+EOF
+ln -s ../install.service $units/multi-user.target.wants/
 head -c 4M /dev/urandom >root/install/srv/disk.img
 image=$(sha256sum <root/install/srv/disk.img)
 cp /lab/scenarios/systemd-driver-domain/init root/init
