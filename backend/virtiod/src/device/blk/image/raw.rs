@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -14,7 +15,7 @@ use protocol::grant::PAGE_SIZE;
 use self::ranges::{Medium, Ranges};
 use super::{BlockSize, Image, Storage, format};
 use crate::device::blk::SECTOR_SIZE;
-use crate::device::blk::claim::{Durability, QueueLimits};
+use crate::device::blk::claim::{ClaimError, Durability, QueueLimits};
 use crate::device::blk::disk_file::{DirectFile, DiskFile};
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
@@ -48,7 +49,7 @@ impl RawImage {
         let granularity = device.and_then(|device| device.discard_granularity);
         let direct = match options.caching {
             Caching::PageCache | Caching::WriteThrough => None,
-            Caching::Direct => open_direct(options, files, &limits)?,
+            Caching::Direct => direct_file(files.target().open_direct(), &options.path, &limits)?,
         };
         if direct.is_some() {
             read_nothing_ahead(&file);
@@ -149,17 +150,17 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     }
 }
 
-fn open_direct(
-    options: &TargetOptions,
-    files: &DiskFiles,
+/// The file that was opened for direct I/O; `None` if its file system has none.
+fn direct_file(
+    opened: Result<File, ClaimError>,
+    path: &Path,
     limits: &QueueLimits,
 ) -> io::Result<Option<DirectFile>> {
-    let path = &options.path;
-    match files.target().open_direct() {
+    match opened {
         Ok(file) => {
             Ok(Some(DirectFile { file: Arc::new(file), longest: longest_transfer(limits) }))
         }
-        Err(error) => {
+        Err(ClaimError::Open(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
             tracing::warn!(
                 %error,
                 "direct-io-safe or cache = \"none\" has no effect: the file system of {path:?} has \
@@ -167,6 +168,8 @@ fn open_direct(
             );
             Ok(None)
         }
+        // The disk must not stay in the page cache because a descriptor was missing for a moment.
+        Err(error) => Err(io::Error::other(error)),
     }
 }
 
@@ -304,6 +307,19 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+
+    #[test]
+    fn only_a_file_system_without_direct_io_is_served_through_the_page_cache() {
+        let opened = |errno| {
+            let error = ClaimError::Open(io::Error::from_raw_os_error(errno));
+            let file = direct_file(Err(error), Path::new("/image"), &QueueLimits::default());
+            file.map(|file| file.is_some()).map_err(|error| error.to_string())
+        };
+        assert_eq!(opened(libc::EINVAL), Ok(false));
+        for errno in [libc::EMFILE, libc::ENOMEM, libc::EIO] {
+            assert!(opened(errno).is_err(), "{errno}");
+        }
+    }
 
     #[test]
     fn unaligned_direct_io_falls_back_to_the_page_cache() {
