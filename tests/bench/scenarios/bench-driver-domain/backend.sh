@@ -10,10 +10,12 @@ for bridge in xenbr0 xenbr1; do
 done
 xen-virtiod >/dev/console 2>&1 &
 wait_for "xen-virtiod to answer" 20 xen-virtiod stat >/dev/null
-while sleep 0.2; do
+# Until both have come.
+until [ "$(ls -d /sys/class/net/vif*/master 2>/dev/null | wc -l)" = 2 ]; do
     for vif in /sys/class/net/vif*; do
         [ ! -e "$vif" ] || [ -e "$vif/master" ] || ip link set "${vif##*/}" master xenbr1 up
     done
+    sleep 0.2
 done &
 echo "lab: serving"
 read -r _

@@ -27,8 +27,11 @@ plug() {
         case $path in
         "$keys"/*/*/hotplug-status | "$keys"/*/*/state)
             path=${path%/*}
-            [ "$(xenstore-read "$path/hotplug-status" 2>/dev/null)" = connected ] ||
-                xenstore-write "$path/hotplug-status" connected
+            # Not while the interface ends.
+            case "$(xenstore-read "$path/state" 2>/dev/null) $(xenstore-read "$path/hotplug-status" 2>/dev/null)" in
+            [24]*connected) ;;
+            [24]*) xenstore-write "$path/hotplug-status" connected ;;
+            esac
             ;;
         esac
     done <plugged
