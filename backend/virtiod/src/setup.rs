@@ -75,8 +75,9 @@ pub enum DeviceError {
     Socket(#[from] ListenError),
     /// A section of the configuration file may be for this guest, whose name cannot be read.
     #[error(
-        "the guest's name cannot be read, and vlan, lock-mac or lock-addresses of a [domain.NAME] \
-         may be meant for it: have Dom0 let this domain read it, or keep these in [default.net]"
+        "the guest's name cannot be read, and a section [domain.NAME] with its bridge, vlan, script, \
+         lock-mac or lock-addresses may be meant for it: take these out of the configuration of \
+         this domain; all but lock-addresses can be in [default.net]"
     )]
     Nameless,
     /// The guest's name cannot be part of a file name.
@@ -244,6 +245,7 @@ fn settings<S: XenStore>(
     id: DeviceId,
 ) -> Result<DeviceSettings, DeviceError> {
     let (config, name) = config_and_name(keys, config)?;
+    // The guest would be in another network than its own, or be free to send what it likes.
     if name.is_none() && id == DeviceId::Network && config.isolates_domains() {
         return Err(DeviceError::Nameless);
     }

@@ -24,11 +24,15 @@ answers() {
     [ "$(guest_said "$name" ping-$pings)" = "$1" ] || fail "ping $pings: $(guest_said "$name" ping-$pings), not $1"
 }
 
-# is_in VLANS: checks the VLANs of the guest's interface.
-is_in() {
-    local vlans
-    vlans=$(bridge vlan show dev "virtio$domid.0" | sed "1d; s/virtio$domid.0//" | xargs)
-    [ "$vlans" = "$1" ] || fail "the interface is in the VLANs $vlans, not $1"
+# vlans: prints the VLANs of the guest's interface.
+vlans() {
+    bridge vlan show dev "virtio$domid.0" | sed "1d; s/virtio$domid.0//" | xargs
+}
+
+# comes_to VLANS: waits until the guest's interface is in these VLANs alone.
+comes_to() {
+    wait_for "the interface to be in the VLANs $1" 20 "[ \"\$(vlans)\" = '$1' ]" \
+        sh -c 'while echo; do sleep 0.2; done'
 }
 
 modprobe -a tun bridge
@@ -49,7 +53,7 @@ wait_gone "$domid" 15
 ip link set xenbr9 type bridge vlan_filtering 1
 start_example "net-$GUEST" "$name" "$PWD/initrd" || fail "xl could not create the guest"
 wait_console "$name" 40 'lab: ready'
-is_in '10 PVID Egress Untagged 20 21 22'
+comes_to '10 PVID Egress Untagged 20 21 22'
 # Dom0 is in VLAN 1, the bridge's default.
 answers silence
 bridge vlan add dev xenbr9 vid 10 pvid untagged self
@@ -59,22 +63,25 @@ kill -9 "$before"
 wait_for "another process" 20 "next=\$(guest_process $domid) && [ \$next != $before ]" \
     sh -c 'while echo; do sleep 0.2; done'
 answers answered
-is_in '10 PVID Egress Untagged 20 21 22'
+[ "$(vlans)" = '10 PVID Egress Untagged 20 21 22' ] || fail "the interface is in the VLANs $(vlans)"
 
 # Another daemon, by another configuration.
 sed -i 's|^vlan = .*|vlan = "20/30p"|' /etc/xen-virtiod.toml
 stop_daemon
 start_daemon xen-virtiod
-wait_for "the interface to be taken over" 20 "bridge vlan show dev virtio$domid.0 | grep -q 30" \
-    sh -c 'while echo; do sleep 0.2; done'
-is_in '20 30 PVID Egress Untagged'
+comes_to '20 30 PVID Egress Untagged'
 answers silence
 sed -i 's|^vlan = .*|vlan = "10"|' /etc/xen-virtiod.toml
 stop_daemon
 start_daemon xen-virtiod
-wait_for "the interface to be taken over" 20 "bridge vlan show dev virtio$domid.0 | grep -q '10 PVID'" \
-    sh -c 'while echo; do sleep 0.2; done'
-is_in '10 PVID Egress Untagged'
+comes_to '10 PVID Egress Untagged'
+answers answered
+
+# And at another bridge, where it was not.
+ip link set "virtio$domid.0" nomaster
+stop_daemon
+start_daemon xen-virtiod
+comes_to '10 PVID Egress Untagged'
 answers answered
 bridge vlan delete dev xenbr9 vid 10 self
 answers silence

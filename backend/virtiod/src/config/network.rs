@@ -40,9 +40,13 @@ pub struct NetworkSettings {
 }
 
 impl NetworkSettings {
-    /// Whether they keep the guest apart from others.
+    /// Whether they say to which network the guest belongs, or what it may send.
     pub(super) fn isolate(&self) -> bool {
-        self.vlan.is_some() || self.lock_mac == Some(true) || self.lock_addresses.is_some()
+        self.bridge.is_some()
+            || self.script.is_some()
+            || matches!(self.vlan, Some(PortVlans::Named(_)))
+            || self.lock_mac == Some(true)
+            || self.lock_addresses.is_some()
     }
 }
 

@@ -283,9 +283,10 @@ fn attach<S: XenStore>(
             published
         }
     };
+    let name = request.name.to_string();
     let attached = interface.attach(path, request, variables);
     if let Ok((Reply::Attached { bridge, .. }, _)) = &attached {
-        own.set_bridge(bridge.clone());
+        own.set_interface(name, bridge.clone());
     }
     attached.map_err(|error| match error {
         NetworkError::Script(ScriptError::Failed { script, status, .. }) => {

@@ -9,7 +9,6 @@ use crate::bus::DevicePath;
 use crate::config::MAX_PORTS;
 use crate::device::net::MacAddress;
 use crate::process::message::StoreRequest;
-use crate::tap::name::InterfaceName;
 
 /// Keys of a backend's directory that its device may write with any value, besides names of ports.
 const WRITABLE: [&str; 5] = [
@@ -44,7 +43,8 @@ pub(super) struct OwnKeys {
     /// What the supervisor has published for a script that root runs, and that finds its parameters
     /// in the directory; `None` if there is no script.
     for_script: Option<Vec<(&'static str, String)>>,
-    /// The bridge to which the supervisor attached its interface.
+    /// Its interface, and the bridge to which the supervisor attached that.
+    interface: Option<String>,
     bridge: Option<String>,
 }
 
@@ -58,6 +58,7 @@ impl OwnKeys {
             frontend: None,
             opened: BTreeSet::new(),
             for_script: None,
+            interface: None,
             bridge: None,
         }
     }
@@ -80,8 +81,9 @@ impl OwnKeys {
         self.for_script = Some(published.to_vec());
     }
 
-    /// Notes the bridge of the device's interface, which it may publish.
-    pub(super) fn set_bridge(&mut self, bridge: Option<String>) {
+    /// Notes the device's interface and its bridge, which it may publish.
+    pub(super) fn set_interface(&mut self, interface: String, bridge: Option<String>) {
+        self.interface = Some(interface);
         self.bridge = bridge;
     }
 
@@ -139,7 +141,7 @@ impl OwnKeys {
         };
         match key {
             "tty" | "socket" => self.opened.contains(value),
-            "tap" => value.parse::<InterfaceName>().is_ok(),
+            "tap" => self.interface.as_deref() == Some(value),
             // A script of an earlier configuration may still find it.
             "bridge" if self.for_script.is_none() => self.bridge.as_deref() == Some(value),
             "bridge" => self.is_for_script(key, value),
@@ -206,6 +208,7 @@ mod tests {
         let mut keys = keys();
         keys.note_opened(Path::new("/dev/pts/7"));
         keys.note_opened(Path::new("/run/own.sock"));
+        keys.set_interface("virtio7.1".to_owned(), Some("xenbr0".to_owned()));
         let may = |key: &str, value: &str| {
             may(&keys, &write_value(&format!("backend/virtio_disk/7/1/{key}"), value))
         };
@@ -215,6 +218,7 @@ mod tests {
             ("socket", "/run/own.sock"),
             ("port/1/name", "agent"),
             ("tap", "virtio7.1"),
+            ("bridge", "xenbr0"),
             ("mac", "02:00:00:00:00:01"),
             ("cid", "7"),
             ("state", "4"),
@@ -224,8 +228,8 @@ mod tests {
             ("port/1/socket", "/run/other.sock"),
             ("port/01/name", "agent"),
             ("socket", "/run/other.sock"),
-            ("tap", "../x"),
-            ("bridge", "a b"),
+            ("tap", "virtio7.0"),
+            ("bridge", "xenbr1"),
             ("mac", "x"),
             ("cid", "-1"),
             ("state", "x"),

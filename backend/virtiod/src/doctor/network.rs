@@ -38,10 +38,8 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     }
     let is_alone = named.iter().any(|(bridge, _)| *bridge == Bridge::Alone);
     for (name, has_vlans) in &names {
-        let found = examine_bridge(host, name, true);
-        let has_none = found.is_none();
-        findings.extend(found);
-        findings.extend(examine_filter(host, name).filter(|_| has_none && *has_vlans));
+        findings.extend(examine_bridge(host, name, true));
+        findings.extend(examine_filter(host, name).filter(|_| *has_vlans));
     }
     if names.is_empty() && devices > 0 && !is_alone {
         findings.extend(examine_bridge(host, USUAL_BRIDGE, false));
@@ -69,7 +67,7 @@ fn examine_bridge(host: &Host, name: &str, is_required: bool) -> Option<Finding>
         return Some(match is_required {
             true => {
                 let text = format!(
-                    "the configuration names the bridge {name}, which does not exist: devices \
+                    "the configuration needs the bridge {name}, which does not exist: devices \
                      that are to join it are refused"
                 );
                 Finding::error(text).mend(create)
@@ -96,6 +94,7 @@ fn examine_bridge(host: &Host, name: &str, is_required: bool) -> Option<Finding>
 /// Looks at a bridge one of whose ports has VLANs of its own.
 fn examine_filter(host: &Host, name: &str) -> Option<Finding> {
     let setting = |file: &str| host.line(format!("/sys/class/net/{name}/bridge/{file}"));
+    host.has(format!("/sys/class/net/{name}/bridge")).then_some(())?;
     let is_on = setting("vlan_filtering") == "1" && setting("vlan_protocol") == "0x8100";
     (!is_on).then(|| {
         let text = format!(
@@ -156,7 +155,7 @@ mod tests {
             host.configure(&format!("{text}\nbridge = \"inside\"\n"));
             host.expect(
                 CHECK,
-                &["error: the configuration names the bridge inside", "ip link add"],
+                &["error: the configuration needs the bridge inside", "ip link add"],
             );
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     /// The interface is administratively up (`IFF_UP`); this says nothing about carrier.
     pub(super) is_up: bool,
+    /// The interface index of the bridge that it is a port of.
+    pub(super) bridge: Option<u32>,
     /// A bridge's; `None` if it is no bridge.
     pub(super) filter: Option<VlanFilter>,
     /// The text that says whose it is (`ip link` shows it as alias).
@@ -238,6 +240,10 @@ fn link(message: &LinkMessage) -> Link {
         LinkAttribute::LinkInfo(infos) => vlan_filter(infos),
         _ => None,
     });
+    let bridge = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(bridge) => Some(*bridge),
+        _ => None,
+    });
     let alias = attributes().find_map(|attribute| match attribute {
         LinkAttribute::IfAlias(alias) => Some(alias.clone()),
         _ => None,
@@ -246,6 +252,7 @@ fn link(message: &LinkMessage) -> Link {
         index: message.header.index,
         mtu: mtu.unwrap_or(0),
         is_up: message.header.flags.contains(LinkFlags::Up),
+        bridge,
         filter,
         alias,
     }

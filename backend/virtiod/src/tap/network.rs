@@ -225,22 +225,28 @@ impl Opened {
             Attachment::Script(_) => (None, LinkSetup::ByScript),
         };
         let left = links.find(&name).map_err(failed)?;
-        let is_left = match left {
-            Some(link) if link.alias.as_ref() == Some(&alias) => true,
-            Some(_) => return Err(NetworkError::Taken(name)),
-            None => false,
-        };
+        if left.as_ref().is_some_and(|link| link.alias.as_ref() != Some(&alias)) {
+            return Err(NetworkError::Taken(name));
+        }
+        let is_left = left.is_some();
         let tap = Tap::open(&name, pairs, is_left);
         let tap = tap.map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let set_up = || -> io::Result<(NetlinkMonitor, u16)> {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
-            match setup {
-                setup if !is_left => links.set_up(index, &alias, setup)?,
-                // What an administrator changed of one that was left stays so, but it must not be
-                // in the VLANs of an earlier configuration.
-                LinkSetup::Port { vlans: Some(vlans), .. } => links.join_vlans(index, &vlans)?,
+            match (setup, left) {
+                (setup, None) => links.set_up(index, &alias, setup)?,
+                // What an administrator changed of one that was left stays so, unless it would not
+                // be in the VLANs that the configuration has by now.
+                (LinkSetup::Port { bridge, vlans: Some(vlans), .. }, Some(left))
+                    if left.bridge == Some(bridge) =>
+                {
+                    links.join_vlans(index, &vlans)?;
+                }
+                (setup @ LinkSetup::Port { vlans: Some(_), .. }, Some(_)) => {
+                    links.set_up(index, &alias, setup)?;
+                }
                 _ => {}
             }
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu();

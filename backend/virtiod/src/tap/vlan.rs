@@ -53,7 +53,7 @@ pub enum PortVlans {
     Named(Vlans),
 }
 
-/// What describes no VLANs.
+/// A text that names no VLANs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotVlans {
     /// A number that no VLAN has.

@@ -219,7 +219,13 @@ fn device_that_would_not_be_in_its_vlans_is_refused() {
     };
     refused("[default.net]\nvlan = \"7\"\nscript = \"/etc/route\"", "no effect on a script");
     refused("[default.net]\nvlan = \"7/8\"", "append p to its number");
-    for own in ["vlan = \"7\"", "lock-mac = true", "lock-addresses = [\"192.0.2.1\"]"] {
+    for own in [
+        "bridge = \"none\"",
+        "script = \"/etc/route\"",
+        "vlan = \"7\"",
+        "lock-mac = true",
+        "lock-addresses = [\"192.0.2.1\"]",
+    ] {
         let text = format!("[domain.web1.virtio.0.net]\n{own}");
         refused(&text, "the guest's name cannot be read");
     }

@@ -583,10 +583,12 @@ fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
     let bridge = Some("xenbr0".to_owned());
     assert_eq!((attached, files.len()), (Reply::Attached { mtu: 1500, bridge }, 2));
     assert_eq!(ask(&net, Request::LinkState), Reply::Answer(true));
-    for (bridge, reply) in [("xenbr0", Reply::Done), ("xenbr1", Reply::Forbidden)] {
-        let (path, value) = ("backend/virtio/1/0/bridge".to_owned(), bridge.to_owned());
-        let write = StoreRequest::Write { path, value };
-        assert_eq!(ask(&net, Request::Store(write)), reply, "{bridge}");
+    for (key, own, other) in [("bridge", "xenbr0", "xenbr1"), ("tap", "virtio1.0", "virtio1.1")] {
+        for (value, reply) in [(own, Reply::Done), (other, Reply::Forbidden)] {
+            let (path, value) = (format!("backend/virtio/1/0/{key}"), value.to_owned());
+            let write = StoreRequest::Write { path, value };
+            assert_eq!(ask(&net, Request::Store(write)), reply, "{key}");
+        }
     }
     let name = liar.network.names().remove(0);
     liar.network.link(&name).set_link(LinkState::Down);
