@@ -56,12 +56,12 @@ impl Programs {
         }
     }
 
-    /// The name of the image's file, and its size in bytes: twice that of the programs and their
+    /// The name of the image's file, and its size in bytes: more than that of the programs and their
     /// libraries.
     fn image(self) -> (&'static str, u64) {
         match self {
             Self::Bench => ("programs.img", 128 << 20),
-            Self::Tracing => ("tracing.img", 512 << 20),
+            Self::Tracing => ("tracing.img", 256 << 20),
         }
     }
 
