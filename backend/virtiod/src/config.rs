@@ -25,7 +25,7 @@ pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 pub use self::in_flight::{ByteLimit, RequestLimit};
 pub use self::limits::LimitSettings;
 use self::network::NetworkDefaults;
-pub use self::network::NetworkSettings;
+pub use self::network::{Contradiction, NetworkSettings};
 pub use self::poll::PollTime;
 pub use self::service::{PoolLimit, ServiceSettings};
 pub use self::socket::{Cid, SocketPath, SocketSettings};
@@ -198,6 +198,20 @@ impl Config {
         let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
         let own = devices.map(|device| device.net.clone());
         [NetworkSettings::default()].into_iter().chain(own).filter_map(of)
+    }
+
+    /// The network devices whose settings cannot hold together, by section.
+    pub fn contradictions(&self) -> impl Iterator<Item = (String, Contradiction)> + '_ {
+        let of = |own: NetworkSettings| self.default.net.under(own).contradiction();
+        let default = of(NetworkSettings::default());
+        let default = default.map(|contradiction| ("default.net".to_owned(), contradiction));
+        let devices = self.domain.iter().flat_map(move |(name, domain)| {
+            domain.virtio.iter().filter_map(move |(index, device)| {
+                let own = Some(device.net.clone()).filter(|net| *net != NetworkSettings::default());
+                Some((format!("domain.{name}.virtio.{}.net", index.0), of(own?)?))
+            })
+        });
+        default.into_iter().chain(devices)
     }
 
     /// Whether the file keeps the network of specific domains apart from others.

@@ -22,7 +22,7 @@ use command_line::{CommandLine, Operation};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol::grant::PAGE_SIZE;
 use xen::{Causes, DevXen, DomId, GuestXen};
-use xen_virtiod::config::{ConfigError, ConfigFile};
+use xen_virtiod::config::{ConfigError, ConfigFile, Contradiction};
 use xen_virtiod::daemon::control::{self, Control, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
@@ -53,6 +53,8 @@ enum MainError {
     Server(#[from] ServerError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("{path}: {section}: {why}")]
+    Contradiction { path: String, section: String, why: Contradiction },
     #[error(transparent)]
     DaemonLock(#[from] SoleError),
     #[error(transparent)]
@@ -87,7 +89,7 @@ const CONFIGURATION: u8 = 78;
 impl MainError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            MainError::Config(_) => ExitCode::from(CONFIGURATION),
+            MainError::Config(_) | MainError::Contradiction { .. } => ExitCode::from(CONFIGURATION),
             _ => ExitCode::FAILURE,
         }
     }
@@ -326,7 +328,12 @@ fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
     let path = config.path().display();
     let mut out = std::io::stdout().lock();
     match config.load()? {
-        Some(_) => writeln!(out, "{path}: ok")?,
+        Some(config) => match config.contradictions().next() {
+            Some((section, why)) => {
+                return Err(MainError::Contradiction { path: path.to_string(), section, why });
+            }
+            None => writeln!(out, "{path}: ok")?,
+        },
         None => writeln!(out, "{path} does not exist: every device has its defaults")?,
     }
     Ok(())

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use self::rates::{DeviceRates, GuestRates};
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, NoGroup};
+use crate::config::{
+    Config, ConfigError, ConfigFile, Contradiction, DeviceSettings, Misplaced, NoGroup,
+};
 use crate::device::blk::{Images, SizeWatcher, TargetError};
 use crate::device::console::{ConsoleError, Terminals};
 use crate::device::net::NetLimits;
@@ -58,6 +60,9 @@ pub enum DeviceError {
     /// A section of the configuration file does not fit the device.
     #[error(transparent)]
     Misplaced(#[from] Misplaced),
+    /// The settings of a network device cannot hold together.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     /// A disk's group has no section in the configuration file.
     #[error(transparent)]
     Group(#[from] NoGroup),

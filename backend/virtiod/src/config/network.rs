@@ -39,7 +39,28 @@ pub struct NetworkSettings {
     pub lock_addresses: Option<Vec<IpAddr>>,
 }
 
+/// Settings of a network device that cannot hold together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// VLANs, and no bridge.
+    #[error("vlan = \"...\" needs a bridge: set vlan = \"none\" with bridge = \"none\"")]
+    VlansAlone,
+    /// VLANs, and a script that attaches the interface.
+    #[error("vlan = \"...\" has no effect on a script: set vlan = \"none\" with script = \"...\"")]
+    VlansOfScript,
+}
+
 impl NetworkSettings {
+    /// What cannot hold together.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        let Some(PortVlans::Named(_)) = self.vlan else { return None };
+        match (&self.script, &self.bridge) {
+            (Some(_), _) => Some(Contradiction::VlansOfScript),
+            (None, Some(Bridge::Alone)) => Some(Contradiction::VlansAlone),
+            (None, _) => None,
+        }
+    }
+
     /// Whether they say to which network the guest belongs, or what it may send.
     pub(super) fn isolate(&self) -> bool {
         self.bridge.is_some()

@@ -1,16 +1,23 @@
 //! The configuration file.
 
+use std::fmt;
 use std::io;
 
 use xen::Causes;
 
 use super::finding::Finding;
 use super::host::Host;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Contradiction};
 
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let path = host.config.path().display();
     let finding = match host.config.load() {
+        Ok(Some(config)) if config.contradictions().next().is_some() => {
+            return config
+                .contradictions()
+                .map(|(section, why)| contradicts(&path, &section, why))
+                .collect();
+        }
         Ok(Some(_)) => Finding::ok(format!("{path} is valid")),
         Ok(None) => Finding::ok(format!("{path} does not exist: all devices have their defaults")),
         Err(ConfigError::Read { source, .. })
@@ -27,6 +34,11 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
     vec![finding]
 }
 
+fn contradicts(path: &impl fmt::Display, section: &str, why: Contradiction) -> Finding {
+    let text = format!("network devices of [{section}] are refused: {why}");
+    Finding::error(text).mend(format!("editor {path}; xen-virtiod check {path}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::TestHost;
@@ -40,6 +52,19 @@ mod tests {
         host.expect(CHECK, &["ok: ", " is valid"]);
         host.configure("[default]\npool = 5000\n");
         host.expect(CHECK, &["error: the daemon refuses", ":2: default.pool", "xen-virtiod check"]);
+    }
+
+    #[test]
+    fn settings_that_cannot_hold_together_are_an_error() {
+        let host = TestHost::healthy();
+        host.configure(
+            "[default.net]\nvlan = \"7\"\n[domain.web.virtio.1.net]\nbridge = \"none\"\n",
+        );
+        host.expect(CHECK, &["error: network devices of [domain.web.virtio.1.net] are refused"]);
+        host.configure("[default.net]\nvlan = \"7\"\nscript = \"/etc/route\"\n");
+        host.expect(CHECK, &["error: network devices of [default.net] are refused"]);
+        host.configure("[default.net]\nvlan = \"none\"\nscript = \"/etc/route\"\n");
+        host.expect(CHECK, &["ok: ", " is valid"]);
     }
 
     #[test]

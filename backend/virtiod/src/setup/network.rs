@@ -29,13 +29,15 @@ pub(super) fn interface(
     let usual_name = || InterfaceName::of_device(path.guest, path.number);
     let name = settings.tap.clone().map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
     let bridge = settings.bridge.clone().unwrap_or_default();
+    if let Some(contradiction) = settings.contradiction() {
+        return Err(contradiction.into());
+    }
     let vlans = match settings.vlan.clone() {
         Some(PortVlans::Named(vlans)) => Some(vlans),
         Some(PortVlans::Usual) | None => None,
     };
     let attachment = match settings.script.clone() {
         None => Attachment::Bridge { bridge, vlans },
-        Some(_) if vlans.is_some() => return Err(NetworkError::VlansOfScript.into()),
         Some(path) => {
             let bridge = match bridge {
                 Bridge::Named(bridge) => Some(bridge),

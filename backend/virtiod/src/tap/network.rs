@@ -108,12 +108,6 @@ pub enum NetworkError {
     /// The configured interface is not a bridge.
     #[error("network interface {0} is not a bridge: name a bridge in bridge = \"...\"")]
     NotABridge(InterfaceName),
-    /// VLANs are configured, and no bridge.
-    #[error("vlan = \"...\" needs a bridge: set vlan = \"none\" with bridge = \"none\"")]
-    VlansAlone,
-    /// VLANs are configured for an interface that a script attaches.
-    #[error("vlan = \"...\" has no effect on a script: set vlan = \"none\" with script = \"...\"")]
-    VlansOfScript,
     /// VLANs are configured, and the bridge does not keep them apart.
     #[error(
         "bridge {0} does not filter VLANs, as vlan = \"...\" needs: ip link set {0} type bridge \
@@ -295,7 +289,6 @@ fn find_bridge(
     vlans: Option<Vlans>,
 ) -> Result<Option<(InterfaceName, LinkSetup)>, NetworkError> {
     let (name, required) = match wanted {
-        Bridge::Alone if vlans.is_some() => return Err(NetworkError::VlansAlone),
         Bridge::Alone => return Ok(None),
         Bridge::Named(name) => (name, true),
         Bridge::Usual => (USUAL_BRIDGE.parse()?, false),
