@@ -8,7 +8,7 @@ random() {
         # One byte in 256 is zero by chance.
         [ "$(tr -d '\0' </tmp/block$block | wc -c)" -gt $(($2 * 9 / 10)) ]
     done
-    ! cmp -s /tmp/block1 /tmp/block2
+    ! cmp -s /tmp/block1 /tmp/block2 || exit 1
 }
 
 wait_for "the console /dev/hvc1" 20 test -c /dev/hvc1
@@ -41,7 +41,7 @@ head -c $((4 << 20)) /dev/urandom >/tmp/up
 load vmw_vsock_virtio_transport
 probe vsock-listen 1000 </tmp/up >/tmp/down-1
 probe vsock-connect 2 2000 </tmp/up >/tmp/down-2
-! probe vsock-connect 2 2001 </dev/null 2>/tmp/refused
+! probe vsock-connect 2 2001 </dev/null 2>/tmp/refused || exit 1
 grep -q 'cannot connect to 2:2001' /tmp/refused
 echo "lab: up $(sha256sum </tmp/up)"
 echo "lab: down-1 $(sha256sum </tmp/down-1)"

@@ -41,4 +41,4 @@ for disk in vdb vdd; do
     [ "$(cat /sys/block/$disk/queue/discard_max_bytes)" = 0 ] || fstrim /mnt
     umount /mnt
 done
-! dmesg | grep -i 'I/O error'
+! dmesg | grep -i 'I/O error' || exit 1

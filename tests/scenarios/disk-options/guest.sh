@@ -38,7 +38,7 @@ dd if=/dev/vdb bs=1M skip=$((5 << 19)) count=2 iflag=direct 2>/dev/null | cmp - 
 # The block device: it rejects requests smaller than its blocks.
 [ "$(cat /sys/block/vdc/queue/logical_block_size)" = 4096 ]
 [ "$(cat /sys/block/vdc/queue/physical_block_size)" = 4096 ]
-! dd if=/tmp/low of=/dev/vdc bs=512 count=1 oflag=direct 2>/dev/null
+! dd if=/tmp/low of=/dev/vdc bs=512 count=1 oflag=direct 2>/dev/null || exit 1
 dd if=/tmp/low of=/dev/vdc bs=4096 seek=7 count=9 oflag=direct 2>/dev/null
 echo "lab: volume $(sha256sum </dev/vdc)"
 # No flush: Dom0 checks where the data is now.

@@ -49,5 +49,5 @@ cmp /tmp/noise /data/noise
 stop_stream
 umount /data
 dmesg | grep -q 'requests are done again'
-! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than|EXT4-fs error'
+! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than|EXT4-fs error' || exit 1
 [ ! -e /tmp/wrong ]

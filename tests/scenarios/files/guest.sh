@@ -14,7 +14,7 @@ echo 3 >/proc/sys/vm/drop_caches
 mount -t ext4 /dev/vda /mnt
 cmp /mnt/sums /tmp/sums
 (cd /mnt/tree && sha256sum -c /tmp/sums >/tmp/checked) || grep -v ': OK' /tmp/checked
-! grep -q FAILED /tmp/checked
+! grep -q FAILED /tmp/checked || exit 1
 umount /mnt
 echo "lab: files $(wc -l </tmp/sums)"
 echo "lab: random $(sha256sum </dev/vdb)"

@@ -24,4 +24,4 @@ echo "lab: seen"
 read -r _
 echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
 rmmod virtio_msg_xen
-! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than'
+! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than' || exit 1

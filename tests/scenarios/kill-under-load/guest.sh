@@ -41,5 +41,5 @@ read -r _
 touch /tmp/stop
 wait $writer
 stop_stream
-! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
+! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than' || exit 1
 [ ! -e /tmp/wrong ]

@@ -27,7 +27,7 @@ fill() {
 }
 
 healthy() {
-    ! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than'
+    ! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than' || exit 1
 }
 
 load_drivers() {
@@ -63,7 +63,7 @@ dd if=/dev/hwrng of=/dev/null bs=64 count=1 2>/dev/null
 echo "still here" >&3
 [ "$(ls /sys/bus/virtio/devices | wc -l)" = 5 ]
 dd if=/dev/vda of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null
-! dmesg | grep 'requests unfinished'
+! dmesg | grep 'requests unfinished' || exit 1
 exec 3>&-
 for driver in virtio_rng vmw_vsock_virtio_transport; do
     rmmod $driver
@@ -122,10 +122,10 @@ echo "lab: devices 2"
 read -r _
 echo virtio_disk-51728 >$drivers/unbind
 dmesg | grep -q 'requests unfinished'
-! echo virtio_disk-51728 >$drivers/bind
+! echo virtio_disk-51728 >$drivers/bind || exit 1
 echo virtio_disk-51712 >$drivers/unbind
 [ ! -b /dev/vda ]
-! rmmod virtio_msg_xen
+! rmmod virtio_msg_xen || exit 1
 healthy
 echo "lab: kept"
 

@@ -25,6 +25,6 @@ for disk in /dev/vd?; do
 done
 wait
 dmesg | grep -q 'grant references in a row are free'
-! dmesg | grep -q 'I/O error'
+! dmesg | grep -q 'I/O error' || exit 1
 echo "lab: data $(sha256sum </tmp/data)"
 echo "lab: disks $(for disk in /sys/block/vd*; do cat "$disk/serial" && echo; done | tr '\n' ' ')"

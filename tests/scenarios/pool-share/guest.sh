@@ -34,4 +34,4 @@ for pages in $(shared); do
 done
 [ $all -gt 512 ]
 [ $all -le 768 ]
-! dmesg | grep "error.*vd[a-d]"
+! dmesg | grep "error.*vd[a-d]" || exit 1

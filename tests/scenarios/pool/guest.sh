@@ -88,7 +88,7 @@ exercise
 echo "lab: small requests: $((before)) $(cat $device/pool | tr '\n' ' ')"
 [ "$(pool retries)" -gt 0 ]
 [ $((($(pool fallbacks) - before) * 8)) -lt $((2 * 16 * 1024 / 16)) ]
-! dmesg | grep "error.*vda"
+! dmesg | grep "error.*vda" || exit 1
 
 reload pool=0
 exercise

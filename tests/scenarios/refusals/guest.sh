@@ -10,7 +10,7 @@ said() {
 
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 unload
-! insmod /lib/modules/test/virtio_msg_xen.ko debug=anything 2>/dev/null
+! insmod /lib/modules/test/virtio_msg_xen.ko debug=anything 2>/dev/null || exit 1
 insmod /lib/modules/test/virtio_msg_xen.ko debug=no-access-platform
 wait_for "the kernel to say that the features are refused" 20 said 'refuses features'
 [ ! -b /dev/vda ]

@@ -13,7 +13,7 @@ check() {
         dd if=/tmp/data of=/dev/$disk bs=64k oflag=direct conv=notrunc 2>/dev/null
         dd if=/dev/$disk bs=64k count=64 iflag=direct 2>/dev/null | cmp - /tmp/data
     done
-    ! dmesg | grep -E 'given up|I/O error|BUG:|Oops'
+    ! dmesg | grep -E 'given up|I/O error|BUG:|Oops' || exit 1
     echo "lab: checked $number"
 }
 
@@ -35,5 +35,5 @@ done
 dd if=/tmp/data of=/dev/vda bs=64k oflag=direct conv=notrunc 2>/dev/null
 echo "lab: first $(sha256sum </dev/vda)"
 # The disk that was given up is gone, or returns errors; nobody hangs.
-! dd if=/dev/vdb of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null
-! dmesg | grep -E 'BUG:|Oops|blocked for more than'
+! dd if=/dev/vdb of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null || exit 1
+! dmesg | grep -E 'BUG:|Oops|blocked for more than' || exit 1

@@ -38,7 +38,7 @@ check() {
         "$(sha256sum </tmp/open)"
     written=$((written + 16))
     others_work
-    ! dmesg | grep -E 'unfinished|given up|I/O error|BUG:|Oops|Call Trace'
+    ! dmesg | grep -E 'unfinished|given up|I/O error|BUG:|Oops|Call Trace' || exit 1
 }
 
 for driver in virtio_console virtio_net virtio-rng vmw_vsock_virtio_transport; do

@@ -40,7 +40,7 @@ for disk in vda vdb; do
     wait_for "the pool of $disk to shrink" 30 grep -qx 'shared 64' "/sys/block/$disk/device/../pool"
     verify $disk 1 || touch /tmp/wrong
 done
-! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
+! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than' || exit 1
 for disk in vda vdb; do
     echo "lab: sum-$disk $(dd if=/dev/$disk iflag=direct bs=1M count=8 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
 done

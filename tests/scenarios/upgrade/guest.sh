@@ -58,4 +58,4 @@ if [ "$line" = rest ]; then
     read -r line
 fi
 [ "$line" = stop ]
-! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
+! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than' || exit 1
