@@ -2,6 +2,9 @@
 //!
 //! The supervisor trusts none of what a process sends: it checks each request against the device
 //! for which it started the thread (`device_service`).
+//!
+//! They have no version: the supervisor starts its own program (`launch`), and a process ends with
+//! its supervisor. What one version leaves to the next are records (`record`), which have one.
 
 use std::io;
 use std::path::PathBuf;

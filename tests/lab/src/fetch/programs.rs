@@ -56,8 +56,8 @@ impl Programs {
         }
     }
 
-    /// The name of the image's file, and its size in bytes: more than that of the programs and their
-    /// libraries.
+    /// The name of the image's file, and its size in bytes: more than that of the programs and
+    /// their libraries.
     fn image(self) -> (&'static str, u64) {
         match self {
             Self::Bench => ("programs.img", 128 << 20),
