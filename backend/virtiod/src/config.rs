@@ -34,7 +34,6 @@ use crate::device::DeviceId;
 use crate::device::blk::DiskRates;
 use crate::device::rate::Rate;
 use crate::tap::network::Bridge;
-use crate::tap::vlan::PortVlans;
 
 /// The content of a configuration file. Every key has a default: all devices work without a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -191,12 +190,11 @@ impl Config {
         // To a script the key names something else.
         let of = |own: NetworkSettings| {
             let settings = self.default.net.under(own);
-            let has_vlans = matches!(settings.vlan, Some(PortVlans::Named(_)));
+            let has_vlans = settings.vlans().is_some();
             let bridge = settings.bridge.or_else(|| has_vlans.then_some(Bridge::Usual));
             bridge.filter(|_| settings.script.is_none()).map(|bridge| (bridge, has_vlans))
         };
-        let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
-        let own = devices.map(|device| device.net.clone());
+        let own = self.devices().map(|device| device.net.clone());
         [NetworkSettings::default()].into_iter().chain(own).filter_map(of)
     }
 
@@ -216,8 +214,12 @@ impl Config {
 
     /// Whether the file keeps the network of specific domains apart from others.
     pub fn isolates_domains(&self) -> bool {
-        let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
-        devices.into_iter().any(|device| device.net.isolate())
+        self.devices().any(|device| device.net.isolate())
+    }
+
+    /// The settings of all specific devices.
+    fn devices(&self) -> impl Iterator<Item = &DeviceSettings> {
+        self.domain.values().flat_map(|domain| domain.virtio.values())
     }
 
     /// Whether the file has settings for specific domains.

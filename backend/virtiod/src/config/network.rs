@@ -9,7 +9,7 @@ use crate::device::net::{MacAddress, QueuePairs};
 use crate::tap::name::InterfaceName;
 use crate::tap::network::Bridge;
 use crate::tap::script::ScriptPath;
-use crate::tap::vlan::PortVlans;
+use crate::tap::vlan::{PortVlans, Vlans};
 
 /// Settings of one network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -51,9 +51,17 @@ pub enum Contradiction {
 }
 
 impl NetworkSettings {
+    /// The VLANs that the interface is in; `None` for those of the bridge.
+    pub fn vlans(&self) -> Option<&Vlans> {
+        match &self.vlan {
+            Some(PortVlans::Named(vlans)) => Some(vlans),
+            Some(PortVlans::Usual) | None => None,
+        }
+    }
+
     /// What cannot hold together.
     pub fn contradiction(&self) -> Option<Contradiction> {
-        let Some(PortVlans::Named(_)) = self.vlan else { return None };
+        self.vlans()?;
         match (&self.script, &self.bridge) {
             (Some(_), _) => Some(Contradiction::VlansOfScript),
             (None, Some(Bridge::Alone)) => Some(Contradiction::VlansAlone),
@@ -65,7 +73,7 @@ impl NetworkSettings {
     pub(super) fn isolate(&self) -> bool {
         self.bridge.is_some()
             || self.script.is_some()
-            || matches!(self.vlan, Some(PortVlans::Named(_)))
+            || self.vlans().is_some()
             || self.lock_mac == Some(true)
             || self.lock_addresses.is_some()
     }

@@ -12,13 +12,15 @@ use crate::config::{ConfigError, Contradiction};
 pub(super) fn examine(host: &Host) -> Vec<Finding> {
     let path = host.config.path().display();
     let finding = match host.config.load() {
-        Ok(Some(config)) if config.contradictions().next().is_some() => {
-            return config
-                .contradictions()
-                .map(|(section, why)| contradicts(&path, &section, why))
-                .collect();
+        Ok(Some(config)) => {
+            let found = config.contradictions();
+            let found: Vec<_> =
+                found.map(|(section, why)| contradicts(&path, &section, why)).collect();
+            if !found.is_empty() {
+                return found;
+            }
+            Finding::ok(format!("{path} is valid"))
         }
-        Ok(Some(_)) => Finding::ok(format!("{path} is valid")),
         Ok(None) => Finding::ok(format!("{path} does not exist: all devices have their defaults")),
         Err(ConfigError::Read { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied && !host.is_root =>

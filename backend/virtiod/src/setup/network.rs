@@ -12,7 +12,6 @@ use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
 use crate::tap::network::{Attachment, Bridge, InterfaceRequest, Network, NetworkError};
 use crate::tap::script::Script;
-use crate::tap::vlan::PortVlans;
 use xen::XenStore;
 
 /// The key of a device's MAC address in the backend's directory and in its notes.
@@ -32,12 +31,8 @@ pub(super) fn interface(
     if let Some(contradiction) = settings.contradiction() {
         return Err(contradiction.into());
     }
-    let vlans = match settings.vlan.clone() {
-        Some(PortVlans::Named(vlans)) => Some(vlans),
-        Some(PortVlans::Usual) | None => None,
-    };
     let attachment = match settings.script.clone() {
-        None => Attachment::Bridge { bridge, vlans },
+        None => Attachment::Bridge { bridge, vlans: settings.vlans().cloned() },
         Some(path) => {
             let bridge = match bridge {
                 Bridge::Named(bridge) => Some(bridge),

@@ -118,11 +118,9 @@ impl Links {
                 message.attributes.push(LinkAttribute::Controller(bridge));
                 if let Some(vlans) = vlans {
                     // Down until it is in its own VLANs alone.
-                    self.set(message)?;
+                    self.set(message.clone())?;
                     self.join_vlans(index, &vlans)?;
-                    message = LinkMessage::default();
-                    message.header.index = index;
-                    message.header.change_mask = LinkFlags::Up;
+                    message.attributes.clear();
                 }
                 message.header.flags = LinkFlags::Up;
                 self.set(message)
